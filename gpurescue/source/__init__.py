@@ -1,0 +1,1 @@
+"""User source: cells, positions, transforms and alignment."""

@@ -1,0 +1,175 @@
+"""Units of user source: a cell, or a module file, with its tree and its functions.
+
+A unit is found again from a running frame by its file name alone, through
+``linecache``, where IPython keeps every cell. So guarded code needs no registry and
+survives pickling, copying and forking.
+"""
+
+from __future__ import annotations
+
+import ast
+import linecache
+from dataclasses import dataclass
+from types import CodeType
+
+from gpurescue.source import transform
+from gpurescue.source import tree as trees
+from gpurescue.source.tree import Function, Layout, Scope
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definition:
+    """One function (or a cell's body) in one version of its source."""
+
+    unit: Unit
+    scope: Scope
+    layout: Layout
+    qualname: str
+    class_name: str | None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What stays the same for all code made from this definition."""
+        return self.unit.filename, self.line
+
+    @property
+    def line(self) -> int:
+        """First line of the function; 0 for a cell's body."""
+        if isinstance(self.scope, ast.Module):
+            return 0
+        return trees.first_line(self.scope)
+
+    @property
+    def name(self) -> str:
+        """The function's own name; ``<module>`` for a cell's body."""
+        return self.qualname.rpartition(".")[2]
+
+    @property
+    def source(self) -> str:
+        """The user's text of the function, dedented by nothing."""
+        if isinstance(self.scope, ast.Module):
+            return self.unit.source
+        lines = self.unit.source.split("\n")
+        return "\n".join(lines[self.line - 1 : self.scope.end_lineno])
+
+
+@dataclass(slots=True)
+class Unit:
+    """The source under one file name."""
+
+    filename: str
+    source: str
+    tree: ast.Module
+    definitions: dict[int, Definition]
+    _codes: dict[tuple[str, int], CodeType] | None = None
+
+    def plain_code(self, definition: Definition) -> CodeType | None:
+        """The code that a definition has without guards: names its variables."""
+        if self._codes is None:
+            flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+            plain = compile(self.tree, self.filename, "exec", flags, True)
+            self._codes = transform.functions_of(plain)
+        return self._codes.get((definition.name, definition.line))
+
+    def line(self, number: int) -> str:
+        """Text of one line (from 1), or an empty one."""
+        lines = self.source.split("\n")
+        return lines[number - 1] if 0 < number <= len(lines) else ""
+
+
+_units: dict[str, Unit] = {}
+
+
+def parse(source: str, filename: str) -> Unit:
+    """Parse a unit.
+
+    Raises:
+        SyntaxError: As ``compile`` would, for the user's text.
+    """
+    flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    tree = compile(source, filename, "exec", flags, dont_inherit=True)
+    trees.normalise(tree)
+    unit = Unit(filename, source, tree, {})
+    _define(unit, tree, "", None)
+    return unit
+
+
+def unit(filename: str) -> Unit | None:
+    """The unit under a file name, as ``linecache`` has it now; None if it has not."""
+    source = "".join(linecache.getlines(filename))
+    known = _units.get(filename)
+    if known is not None and known.source == source:
+        return known
+    if not source:
+        return None
+    try:
+        found = parse(source, filename)
+    except SyntaxError:
+        return None
+    _units[filename] = found
+    return found
+
+
+def definition(code: CodeType) -> Definition | None:
+    """The definition that ``code`` was compiled from; None if its source is gone."""
+    found = unit(code.co_filename)
+    if found is None:
+        return None
+    line = 0 if code.co_name == "<module>" else code.co_firstlineno
+    match = found.definitions.get(line)
+    if match is None or match.name != code.co_name:
+        return None
+    return match
+
+
+def _define(owner: Unit, scope: Scope, prefix: str, class_name: str | None) -> None:
+    is_module = isinstance(scope, ast.Module)
+    qualname = "<module>" if is_module else prefix + scope.name  # type: ignore[union-attr]
+    made = Definition(
+        unit=owner,
+        scope=scope,
+        layout=trees.annotate(scope),
+        qualname=qualname,
+        class_name=class_name,
+    )
+    owner.definitions[made.line] = made
+    inner = "" if is_module else f"{qualname}.<locals>."
+    _define_inside(owner, scope, inner, class_name)
+
+
+def _define_inside(
+    owner: Unit, node: ast.AST, prefix: str, class_name: str | None
+) -> None:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, Function):
+            _define(owner, child, prefix, class_name)
+        elif isinstance(child, ast.ClassDef):
+            _define_inside(owner, child, f"{prefix}{child.name}.", child.name)
+        else:
+            _define_inside(owner, child, prefix, class_name)
+
+
+def compile_unit(
+    tree: ast.Module, filename: str, *, flags: int = 0, guard_body: bool = False
+) -> CodeType:
+    """Compile a parsed tree with guards in it; ``tree`` is used up.
+
+    Args:
+        tree: The user's tree, as parsed.
+        filename: The name under which ``linecache`` has the source.
+        flags: Compiler flags in force, ``__future__`` ones included.
+        guard_body: True for the body of a ``%%resilient`` cell.
+    """
+    guarded = guard(tree, filename, flags=flags, guard_body=guard_body)
+    code: CodeType = compile(guarded, filename, "exec", flags, dont_inherit=True)
+    return code
+
+
+def guard(
+    tree: ast.Module, filename: str, *, flags: int = 0, guard_body: bool = False
+) -> ast.Module:
+    """Put guards into a parsed tree, which is used up."""
+    allow = flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    plain = compile(tree, filename, "exec", allow, dont_inherit=True)
+    variables = transform.functions_of(plain)
+    return transform.guard_module(trees.normalise(tree), variables, body=guard_body)
