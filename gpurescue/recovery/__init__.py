@@ -1,0 +1,1 @@
+"""Suspend a run in place and go on from there."""

@@ -1,0 +1,432 @@
+"""The state machine of a run: running -> suspended -> resumed, or ended.
+
+A run lives in a daemon thread of its own, so that the cell that started it can end
+while the run stays parked. Everything that may fail (plans, compiling an edit) is
+done in the thread that asks, while the run is still parked: a mistake loses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import enum
+import inspect
+import itertools
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import CellType, CodeType, FrameType, FunctionType
+from typing import Any
+
+from gpurescue.errors import RecoveryError, UsageError
+from gpurescue.events import Bus, Event, JobEnded, JobResumed, JobSuspended
+from gpurescue.recovery import continuation, frames, guards, handlers, plan, switch
+from gpurescue.recovery.continuation import Continuation, Leave, Live, Target
+from gpurescue.recovery.hotswap import Redefinitions
+from gpurescue.recovery.loops import Clock
+from gpurescue.recovery.plan import Action, Plan, Restart
+from gpurescue.recovery.suspension import Suspension, held_frames, suspend
+from gpurescue.recovery.switch import Switch
+from gpurescue.source import align, cells
+from gpurescue.source.remainder import Path
+
+_log = logging.getLogger(__name__)
+_numbers = itertools.count(1)
+_NO_CELL = CellType()
+
+
+class State(enum.Enum):
+    """Where a run stands."""
+
+    NEW = "new"
+    RUNNING = "running"
+    SUSPENDED = "suspended"
+    FINISHED = "finished"
+    FAILED = "failed"
+    ABANDONED = "abandoned"
+
+    @property
+    def is_over(self) -> bool:
+        """True once nothing can change any more."""
+        return self in {State.FINISHED, State.FAILED, State.ABANDONED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Body:
+    """The statements of a ``%%resilient`` cell, compiled with guards in them.
+
+    ``linecache`` must have the source under ``code.co_filename``.
+    """
+
+    code: CodeType
+    namespace: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Unwinding:
+    """The exception is on its way out: to a frame that retries, or to the user."""
+
+    error: BaseException
+    plan: Plan
+
+
+@dataclass(slots=True, kw_only=True)
+class Hooks:
+    """What the front adds to a run; each is called in the run's own thread.
+
+    Attributes:
+        on_start: Once, before the body: thread-local modes of the caller.
+        on_wake: Before the body and after each suspension: whose output it is.
+    """
+
+    on_start: Callable[[], None] = lambda: None
+    on_wake: Callable[[], None] = lambda: None
+
+
+class Run:
+    """One resilient run.
+
+    Args:
+        body: What to run.
+        redefinitions: What has been redefined; shared with whoever watches for it.
+        bus: Gets ``JobSuspended``, ``JobResumed`` and ``JobEnded``.
+        hooks: What the front adds.
+        parks: False to raise the user's exception instead of waiting for a person.
+    """
+
+    def __init__(
+        self,
+        body: Body,
+        *,
+        redefinitions: Redefinitions | None = None,
+        bus: Bus | None = None,
+        hooks: Hooks | None = None,
+        parks: bool = True,
+    ) -> None:
+        self.number = next(_numbers)
+        self.body = body
+        self.redefinitions = redefinitions or Redefinitions()
+        self.bus = bus or Bus()
+        self.hooks = hooks or Hooks()
+        self.parks = parks
+        self.state = State.NEW
+        self.suspension: Suspension | None = None
+        self.error: BaseException | None = None
+        self.clock = Clock()
+        self.num_suspensions = 0
+        self._changed = threading.Condition()
+        self._command: Continuation | _Unwinding | None = None
+        self._unwinding: _Unwinding | None = None
+        self._base: FrameType | None = None
+        self._context = contextvars.copy_context()
+        self._thread = threading.Thread(
+            target=self._context.run,
+            args=(self._main,),
+            name=f"gpurescue-run-{self.number}",
+            daemon=True,
+        )
+
+    # -- from any thread -------------------------------------------------------
+
+    @property
+    def thread_id(self) -> int | None:
+        """``ident`` of the run's thread."""
+        return self._thread.ident
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self.state = State.RUNNING
+        self._thread.start()
+
+    def wait(self, timeout: float | None = None) -> State:
+        """Wait until the run is parked or over; the state then, or at the timeout."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.state is not State.RUNNING, timeout)
+            return self.state
+
+    def plan(self, restart: Restart) -> Plan:
+        """Work out a restart without doing it.
+
+        Raises:
+            CannotResume, PatchRejected, UsageError: With the reason; the run stays
+                parked as it is.
+        """
+        made, _ = self._prepare(restart)
+        return made
+
+    def resume(self, restart: Restart) -> Plan:
+        """Go on; returns at once, with what was decided.
+
+        Raises:
+            CannotResume, PatchRejected, UsageError: With the reason; the run stays
+                parked as it is.
+        """
+        with self._changed:
+            made, command = self._prepare(restart)
+            if restart.body is not None and self.suspension is not None:
+                body = self.suspension.frames[-1].definition
+                self.redefinitions.replace(body, restart.body)
+            self.state = State.RUNNING
+            self._command = command
+        self._publish(JobResumed(run=self.number, plan=str(made)))
+        with self._changed:
+            self._changed.notify_all()
+        return made
+
+    def _prepare(self, restart: Restart) -> tuple[Plan, Continuation | _Unwinding]:
+        held = self.suspension
+        if self.state is not State.SUSPENDED or held is None:
+            raise UsageError("No run is suspended; start one with %%resilient.")
+        held.edited = set(self.redefinitions.log[held.num_redefinitions :])
+        made = plan.make(held, restart, self.redefinitions.latest)
+        if made.target is None or made.frame is None:
+            return made, _Unwinding(error=held.error, plan=made)
+        if made.frame.index > 0:
+            self._check_outer(made)
+            return made, _Unwinding(error=held.error, plan=made)
+        extra = held.new_names.get(0, {})
+        held.live.extra.update(extra)
+        ready = self._built(held.live, made.target)
+        return made, ready
+
+    def _check_outer(self, made: Plan) -> None:
+        """Try the source of an outer frame now: later is too late to refuse."""
+        if made.target is None or made.frame is None:
+            return
+        block, _ = continuation.split(made.frame.definition, made.frame.path)
+        names = made.frame.frame.f_code
+        holder = {n: _NO_CELL for n in (*names.co_cellvars, *names.co_freevars)}
+        live = Live(
+            frame=made.frame.frame,
+            definition=made.frame.definition,
+            block=block,
+            cells=holder,
+        )
+        continuation.build(live, made.target)
+
+    # -- in the run's thread ---------------------------------------------------
+
+    def _main(self) -> None:
+        try:
+            guards.enter(self)
+            self.hooks.on_start()
+            self.hooks.on_wake()
+            self.clock.start()
+            self._execute()
+        except BaseException as error:  # noqa: BLE001 - carried to whoever waits
+            self._end(error)
+        else:
+            self._end(None)
+        finally:
+            guards.leave()
+
+    def _execute(self) -> None:
+        if self.body.code.co_flags & inspect.CO_COROUTINE:
+            asyncio.run(self._execute_async())
+            return
+        self._base = sys._getframe()
+        exec(self.body.code, self.body.namespace)
+        names = self.body.namespace
+        while (following := continuation.take_following(names)) is not None:
+            following.run()
+
+    async def _execute_async(self) -> None:
+        self._base = sys._getframe()
+        names = self.body.namespace
+        await eval(self.body.code, names)
+        while (following := continuation.take_following(names)) is not None:
+            await following.run()
+
+    def _end(self, error: BaseException | None) -> None:
+        self.clock.stop()
+        for name in [n for n in self.body.namespace if n.startswith("__gr_")]:
+            if name != "__gr_iter__":
+                del self.body.namespace[name]
+        unwinding, self._unwinding = self._unwinding, None
+        self._base = None
+        state = State.FINISHED
+        if error is not None:
+            error = _presentable(error)
+            state = State.FAILED
+            if unwinding and unwinding.plan.restart.action is Action.ABANDON:
+                state = State.ABANDONED
+        self._publish(JobEnded(run=self.number, outcome=state.value))
+        with self._changed:
+            self.error = error if state is State.FAILED else None
+            self.state = state
+            self._changed.notify_all()
+
+    def caught(
+        self,
+        frame: FrameType,
+        block: int,
+        holder: FunctionType | None,
+        error: BaseException,
+    ) -> Continuation | None:
+        """A guard of this run caught ``error``: go on with the result, if any."""
+        if isinstance(error, Leave):
+            return self._go_behind(frame, block, holder, error)
+        if isinstance(error, Switch):
+            return self._switch(frame, block, holder, error)
+        if self._unwinding is not None and self._is_unwinding(error):
+            return self._arrive(frame, block, holder)
+        if not isinstance(error, Exception):
+            return None
+        error.__traceback__ = frames.without_ours(error.__traceback__)
+        if not self.parks or not self._is_unhandled(error, frame):
+            return None
+        live = self._live(frame, block, holder)
+        held = suspend(error, live, self._base, where=str(self.clock)) if live else None
+        return None if held is None else self._park(held)
+
+    def _is_unhandled(self, error: Exception, frame: FrameType) -> bool:
+        fate = handlers.fate(error, frame, self._base)
+        return fate is handlers.Fate.UNHANDLED
+
+    def _is_unwinding(self, error: BaseException) -> bool:
+        """True if ``error`` is the one on its way out, or was raised from it."""
+        if self._unwinding is None:
+            return False
+        seen: BaseException | None = error
+        while seen is not None and seen is not self._unwinding.error:
+            seen = seen.__cause__ or seen.__context__
+        if seen is None:
+            self._unwinding = None
+        return seen is not None
+
+    def _live(
+        self, frame: FrameType, block: int, holder: FunctionType | None
+    ) -> Live | None:
+        definition = cells.definition(frame.f_code)
+        if definition is None:
+            return None
+        return Live(
+            frame=frame,
+            definition=definition,
+            block=definition.layout.blocks[block],
+            cells=frames.cells(holder),
+        )
+
+    def _park(self, held: Suspension) -> Continuation | None:
+        """Wait for a command; the exception goes on if it is to unwind."""
+        self.num_suspensions += 1
+        name = type(held.error).__name__
+        self._publish(JobSuspended(run=self.number, error=name, where=held.where))
+        held.num_redefinitions = len(self.redefinitions.log)
+        with self._changed:
+            self.suspension = held
+            self.state = State.SUSPENDED
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._command is not None)
+            command, self._command = self._command, None
+            self.suspension = None
+        self._wake()
+        if isinstance(command, Continuation):
+            continuation.release(command)
+            return command
+        self._unwinding = command
+        return None
+
+    def _wake(self) -> None:
+        try:
+            self.hooks.on_wake()
+        except Exception:  # noqa: BLE001 - the run must go on
+            _log.exception("The front failed to take the run's output over.")
+
+    def _arrive(
+        self, frame: FrameType, block: int, holder: FunctionType | None
+    ) -> Continuation | None:
+        """The frame to go on from is reached: everything inside it has unwound."""
+        made = self._unwinding.plan if self._unwinding else None
+        if made is None or made.frame is None or made.target is None:
+            return None
+        if made.frame.frame is not frame:
+            return None
+        live = self._live(frame, block, holder)
+        wanted, _ = continuation.split(made.frame.definition, made.frame.path)
+        if live is None or wanted is not live.block:
+            return None
+        ready = self._built(live, made.target)
+        self._unwinding = None
+        continuation.release(ready)
+        return ready
+
+    def _go_behind(
+        self,
+        frame: FrameType,
+        block: int,
+        holder: FunctionType | None,
+        leaving: Leave,
+    ) -> Continuation | None:
+        """A block of this frame is done: go on behind its statement."""
+        done = leaving.continuation
+        live = self._live(frame, block, holder)
+        if done.live.frame is not frame or live is None:
+            return None
+        live.extra.update(done.live.extra)
+        target = plan.behind(live.definition, done.target.definition, done)
+        ready = self._built(live, target)
+        continuation.release(ready)
+        return ready
+
+    def _switch(
+        self,
+        frame: FrameType,
+        block: int,
+        holder: FunctionType | None,
+        switching: Switch,
+    ) -> Continuation | None:
+        """A frame whose function was edited has come to its next statement."""
+        live = self._live(frame, block, holder)
+        if switching.frame is not frame or live is None:
+            return None
+        try:
+            ready = self._switched(live, switching.path)
+        except Exception as error:
+            _log.warning("%s", error)
+            if guards.STRICT and not isinstance(error, RecoveryError):
+                raise
+            target = plan.at(live.definition, live.definition, switching.path)
+            ready = self._built(live, target)
+        continuation.release(ready)
+        return ready
+
+    def _switched(self, live: Live, path: Path) -> Continuation:
+        newest = self.redefinitions.latest(live.definition)
+        new_path = switch.next_path(live.definition, newest, path)
+        around = align.enclosing(live.definition.scope.body, newest.scope.body, path)
+        return self._built(live, plan.at(live.definition, newest, new_path, around))
+
+    def _built(self, live: Live, target: Target) -> Continuation:
+        ready = continuation.build(live, target)
+        ready.on_returned = self._arm_callers
+        return ready
+
+    def _arm_callers(self, frame: FrameType) -> None:
+        """An inner call is done: edited functions around it may switch."""
+        if frame.f_back is None:
+            return
+        waiting = [
+            (held.frame, held.definition)
+            for held in held_frames(frame.f_back, self._base, None)
+            if self.redefinitions.latest(held.definition) is not held.definition
+        ]
+        switch.arm(waiting)
+
+    def _publish(self, event: Event) -> None:
+        self.bus.publish(event)
+
+
+def _presentable(error: BaseException) -> BaseException:
+    """The user's exception without our frames; never one of our own signals."""
+    error.__traceback__ = frames.without_ours(error.__traceback__)
+    if not isinstance(error, Leave | Switch):
+        return error
+    failed = RecoveryError(
+        "The run could not be continued where it was held, because of a failure in "
+        "gpurescue (see the log); restart it with %%resilient."
+    )
+    failed.__cause__ = error.__context__
+    return failed

@@ -1,0 +1,118 @@
+"""Reading and writing the variables of live frames."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+from collections.abc import Mapping
+from types import CellType, FrameType, FunctionType, TracebackType
+from typing import Any
+
+from gpurescue.source import tree as trees
+
+_OURS = "gpurescue."
+
+
+def is_ours(frame: FrameType) -> bool:
+    """Tell whether a frame runs gpurescue's own code."""
+    return str(frame.f_globals.get("__name__", "")).startswith(_OURS)
+
+
+def is_body(frame: FrameType) -> bool:
+    """Tell whether a frame runs a cell's own statements, so that locals are globals."""
+    return frame.f_code.co_name == "<module>"
+
+
+def read(frame: FrameType) -> dict[str, Any]:
+    """The user's variables of a frame, by name."""
+    return {k: v for k, v in frame.f_locals.items() if not trees.is_hidden(k)}
+
+
+def hidden(frame: FrameType, name: str) -> Any:
+    """One of our own variables in a frame; None if it is not set."""
+    return frame.f_locals.get(name)
+
+
+def write(frame: FrameType, values: Mapping[str, Any]) -> None:
+    """Set variables of a live frame; names that its code does not have are ignored.
+
+    Before 3.13 ``f_locals`` is a copy that ``PyFrame_LocalsToFast`` writes back
+    (PEP 667 made it a view).
+    """
+    local = frame.f_locals
+    if not is_body(frame):
+        code = frame.f_code
+        known = {*code.co_varnames, *code.co_cellvars, *code.co_freevars}
+        values = {name: value for name, value in values.items() if name in known}
+    local.update(values)
+    if sys.version_info < (3, 13) and not is_body(frame):
+        ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
+
+
+def cells(holder: FunctionType | None) -> dict[str, CellType]:
+    """The cells that a guard's lambda closed over, by variable name."""
+    if holder is None:
+        return {}
+    return dict(zip(holder.__code__.co_freevars, holder.__closure__ or (), strict=True))
+
+
+def without_ours(traceback: TracebackType | None) -> TracebackType | None:
+    """Take gpurescue's own frames out of a traceback, which is changed in place."""
+    while traceback is not None and is_ours(traceback.tb_frame):
+        traceback = traceback.tb_next
+    entry = traceback
+    while entry is not None:
+        following = entry.tb_next
+        while following is not None and is_ours(following.tb_frame):
+            following = following.tb_next
+        if following is not entry.tb_next:
+            entry.tb_next = following
+        entry = following
+    return traceback
+
+
+class showing_line_of:
+    """``frame.f_lineno`` is the line where ``error`` was raised, and not our guard's.
+
+    Debuggers see the parked frame there, and IPython shows the frames of cells by it
+    (``ultratb`` asks the dead frame, not the traceback, when there is no such file).
+    ``is_kept`` makes it stay: right only if the frame never runs again.
+    """
+
+    def __init__(self, error: BaseException | None, frame: FrameType) -> None:
+        self.is_kept = False
+        self._frame = frame
+        entry = error.__traceback__ if error is not None else None
+        while entry is not None and entry.tb_frame is not frame:
+            entry = entry.tb_next
+        self._line = 0 if entry is None else entry.tb_lineno or 0
+
+    def __enter__(self) -> showing_line_of:
+        if self._line > 0 and _can_set_line():
+            _set_line(self._frame, self._line)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._line > 0 and not self.is_kept and _can_set_line():
+            _set_line(self._frame, 0)
+
+
+def _set_line(frame: FrameType, line: int) -> None:
+    # ``f_lineno`` of CPython 3.11 to 3.13: behind f_back, f_frame and f_trace. The
+    # interpreter works the line out where it is 0.
+    offset = object.__basicsize__ + 3 * ctypes.sizeof(ctypes.c_void_p)
+    ctypes.c_int.from_address(id(frame) + offset).value = line
+
+
+@functools.cache
+def _can_set_line() -> bool:
+    """Try it on a frame of our own, where nothing can break."""
+    if sys.implementation.name != "cpython" or sys.version_info >= (3, 14):
+        return False
+    frame = sys._getframe()
+    before = frame.f_lineno
+    _set_line(frame, before + 1000)
+    is_set = frame.f_lineno == before + 1000
+    _set_line(frame, 0)
+    return is_set and frame.f_lineno < before + 1000

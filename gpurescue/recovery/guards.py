@@ -1,0 +1,108 @@
+"""What a guard calls when it has caught something.
+
+Guarded code finds this module in ``sys.modules`` and not by an import, so it costs
+nothing, and works, where gpurescue was never loaded. Outside the thread of a run the
+answer is always None: the exception goes on, untouched.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from types import FrameType, FunctionType
+from typing import Protocol
+
+from gpurescue.recovery import frames
+from gpurescue.recovery.continuation import Continuation
+from gpurescue.source.remainder import BOX
+
+_log = logging.getLogger(__name__)
+
+STRICT = False  # True under test: our own failures are raised
+
+
+class Catcher(Protocol):
+    """The run of a thread."""
+
+    def caught(
+        self,
+        frame: FrameType,
+        block: int,
+        holder: FunctionType | None,
+        error: BaseException,
+    ) -> Continuation | None:
+        """Go on with the result, or let the exception go on if it is None."""
+        ...
+
+
+_runs: dict[int, Catcher] = {}
+
+
+def enter(run: Catcher) -> None:
+    """Make ``run`` the one that this thread's guards answer to."""
+    _runs[threading.get_ident()] = run
+
+
+def leave() -> None:
+    """End what ``enter`` began."""
+    _runs.pop(threading.get_ident(), None)
+
+
+def caught(block: int, holder: FunctionType | None = None) -> Continuation | None:
+    """Called by the guard of a block, inside its ``except``."""
+    frame = sys._getframe(1)
+    with frames.showing_line_of(sys.exception(), frame):
+        return _answer(frame, block, holder)
+
+
+def caught_last(block: int, holder: FunctionType | None = None) -> Continuation | None:
+    """The same for a function's whole body: what it lets go leaves the frame."""
+    frame = sys._getframe(1)
+    with frames.showing_line_of(sys.exception(), frame) as shown:
+        found = _answer(frame, block, holder)
+        shown.is_kept = found is None
+    if found is None:
+        _hand_back(frame)
+    return found
+
+
+caught_body = caught_last
+
+
+def _answer(
+    frame: FrameType, block: int, holder: FunctionType | None
+) -> Continuation | None:
+    run = _runs.get(threading.get_ident())
+    error = sys.exception()
+    if run is None or error is None:
+        return None
+    try:
+        return run.caught(frame, block, holder, error)
+    except Exception:
+        # Never make it worse: the user's own exception goes on, as without us.
+        _log.exception("Rescue failed; the exception is passed on.")
+        if STRICT:
+            raise
+        return None
+
+
+def passed() -> None:
+    """Called when a continuation was left by an exception.
+
+    The frame that waits for it is the same call as the continuation's, so its own line
+    is taken out of the traceback.
+    """
+    error = sys.exception()
+    if error is None or error.__traceback__ is None:
+        return
+    error.__traceback__ = frames.without_ours(error.__traceback__.tb_next)
+    _hand_back(sys._getframe(1))
+
+
+def _hand_back(frame: FrameType) -> None:
+    """An exception leaves the rest of a block: its variables go back, too."""
+    if BOX in frame.f_code.co_varnames:
+        box = frames.hidden(frame, BOX)
+        if isinstance(box, Continuation):
+            box.write_back(frame)

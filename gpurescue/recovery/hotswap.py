@@ -1,0 +1,209 @@
+"""Redefinitions that reach what is already there (dynamic software update).
+
+Running a ``def`` or ``class`` again makes a new object; everything that got hold of
+the old one goes on with the old code. While a run is alive that is never what the
+user wants, so the old function gets the new code, and the old class the new body:
+bound methods, instances, decorated and registered references all see it.
+"""
+
+from __future__ import annotations
+
+import ast
+import gc
+import inspect
+from collections.abc import Callable, Iterator
+from types import CodeType, FunctionType, MemberDescriptorType
+from typing import Any
+
+from gpurescue.errors import PatchRejected
+from gpurescue.source import cells, transform
+from gpurescue.source.cells import Definition
+
+_KEPT = {"__dict__", "__weakref__", "__doc__", "__module__", "__qualname__"}
+
+
+class Redefinitions:
+    """Which definition has taken the place of which."""
+
+    def __init__(self) -> None:
+        self._newer: dict[tuple[str, int], tuple[str, int]] = {}
+        self.log: list[tuple[str, int]] = []
+        self._subscribers: list[Callable[[Definition, Definition], None]] = []
+
+    def subscribe(self, subscriber: Callable[[Definition, Definition], None]) -> None:
+        """Call ``subscriber(old, new)`` for each function that is redefined."""
+        self._subscribers.append(subscriber)
+
+    def latest(self, definition: Definition) -> Definition:
+        """The newest version of a function."""
+        key, seen = definition.key, {definition.key}
+        while (newer := self._newer.get(key)) is not None and newer not in seen:
+            seen.add(newer)
+            key = newer
+        unit = cells.unit(key[0])
+        found = unit.definitions.get(key[1]) if unit is not None else None
+        return found or definition
+
+    def redefined(self, old: Any, new: Any) -> Any:
+        """Carry ``new`` into ``old``; the result is what the name should mean.
+
+        Raises:
+            PatchRejected: The two do not fit; nothing was changed.
+        """
+        if isinstance(old, type) and isinstance(new, type):
+            return self._redefine_class(old, new)
+        before, after = _innermost(old), _innermost(new)
+        if before is None or after is None or before is after:
+            return new
+        self.supersede(before.__code__, after.__code__)
+        _update_function(before, after)
+        if before is old and after is new:
+            return old
+        return new
+
+    def supersede(self, old: CodeType, new: CodeType) -> None:
+        """Give every function that runs ``old``, or code in it, the new code."""
+        if old is new:
+            return
+        partners = _by_name(new)
+        for name, before in _by_name(old).items():
+            after = partners.get(name)
+            if after is not None:
+                self._supersede_one(before, after)
+
+    def replace(self, before: Definition, after: Definition) -> None:
+        """Note that ``after`` is the newer version of ``before``."""
+        if before.key == after.key:
+            return
+        # An edit taken back makes an old definition the newest again.
+        self._newer.pop(after.key, None)
+        self._newer[before.key] = after.key
+        if ast.dump(before.scope) != ast.dump(after.scope):
+            self.log.append(after.key)
+            for subscriber in self._subscribers:
+                subscriber(before, after)
+
+    def _supersede_one(self, old: CodeType, new: CodeType) -> None:
+        before, after = cells.definition(old), cells.definition(new)
+        if before is not None and after is not None:
+            self.replace(before, after)
+        for function in _running(old):
+            if len(old.co_freevars) == len(new.co_freevars):
+                function.__code__ = new
+
+    def _redefine_class(self, old: type, new: type) -> type:
+        if type(old) is not type(new) or old.__qualname__ != new.__qualname__:
+            return new
+        _check_layout(old, new)
+        for name in [n for n in vars(old) if n not in vars(new) and n not in _KEPT]:
+            if not isinstance(vars(old)[name], type):
+                delattr(old, name)
+        for name, value in list(vars(new).items()):
+            if name not in _KEPT and not isinstance(value, MemberDescriptorType):
+                self._redefine_attribute(old, new, name, value)
+        old.__doc__ = new.__doc__
+        return old
+
+    def _redefine_attribute(self, old: type, new: type, name: str, value: Any) -> None:
+        current = vars(old).get(name)
+        if isinstance(value, type) and _refers_to(value, new):
+            return  # made by a metaclass for the class itself; the old one's stays
+        for function in _functions_in(value):
+            _point_class_cell(function, old, new)
+        before, after = _innermost(current), _innermost(value)
+        if before is not None and after is not None and before is not after:
+            self.supersede(before.__code__, after.__code__)
+            if type(current) is type(value) and _update_function(before, after):
+                if isinstance(value, FunctionType | staticmethod | classmethod):
+                    return
+        setattr(old, name, value)
+
+
+def _innermost(value: Any) -> FunctionType | None:
+    """The user's own function under methods, properties and decorators."""
+    if isinstance(value, staticmethod | classmethod):
+        value = value.__func__
+    if isinstance(value, property):
+        value = value.fget
+    value = inspect.unwrap(value) if callable(value) else value
+    return value if isinstance(value, FunctionType) else None
+
+
+def _functions_in(value: Any) -> Iterator[FunctionType]:
+    parts = (
+        (value.fget, value.fset, value.fdel)
+        if isinstance(value, property)
+        else (value,)
+    )
+    for part in parts:
+        if (function := _innermost(part)) is not None:
+            yield function
+
+
+def _update_function(old: FunctionType, new: FunctionType) -> bool:
+    """Make ``old`` behave as ``new``; False if their closures do not fit."""
+    if old.__code__.co_freevars != new.__code__.co_freevars:
+        if len(old.__code__.co_freevars) != len(new.__code__.co_freevars):
+            return False
+    old.__code__ = new.__code__
+    old.__defaults__ = new.__defaults__
+    old.__kwdefaults__ = new.__kwdefaults__
+    old.__annotations__ = new.__annotations__
+    old.__doc__ = new.__doc__
+    return True
+
+
+def _point_class_cell(function: FunctionType, old: type, new: type) -> None:
+    """``super()`` in the new methods must mean the class that instances have."""
+    for cell in function.__closure__ or ():
+        try:
+            if cell.cell_contents is new:
+                cell.cell_contents = old
+        except ValueError:  # the cell is still empty
+            continue
+
+
+def _check_layout(old: type, new: type) -> None:
+    bases = tuple(old if base is new else base for base in new.__bases__)
+    if bases == old.__bases__:
+        return
+    try:
+        old.__bases__ = bases
+    except TypeError as error:
+        raise PatchRejected(
+            f"The new {new.__qualname__} cannot take the place of the class that live "
+            f"instances have: {error}. They keep the old one."
+        ) from error
+
+
+def _refers_to(value: type, target: type) -> bool:
+    return any(attribute is target for attribute in vars(value).values())
+
+
+def _by_name(code: CodeType) -> dict[str, CodeType]:
+    """``code`` and all code in it, by its name relative to ``code``."""
+    is_body = code.co_name == "<module>"  # no part of the names in it
+    start = 0 if is_body else len(code.co_qualname)
+    found: dict[str, CodeType] = {}
+
+    def add(inner: CodeType) -> None:
+        found.setdefault(inner.co_qualname[start:], inner)
+        for constant in inner.co_consts:
+            if isinstance(constant, CodeType):
+                add(constant)
+
+    add(code)
+    return found
+
+
+def _running(code: CodeType) -> list[FunctionType]:
+    return [
+        found
+        for found in gc.get_referrers(code)
+        if isinstance(found, FunctionType) and found.__code__ is code
+    ]
+
+
+def is_guarded(function: FunctionType) -> bool:
+    """Tell whether a function was compiled with guards in it."""
+    return transform.GUARDS in function.__code__.co_consts

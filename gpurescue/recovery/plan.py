@@ -1,0 +1,402 @@
+"""What a restart would do, worked out before anything is done."""
+
+from __future__ import annotations
+
+import ast
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gpurescue.errors import CannotResume, PatchRejected, UsageError
+from gpurescue.recovery import continuation, frames, reach
+from gpurescue.recovery.continuation import Target
+from gpurescue.recovery.suspension import HeldFrame, Suspension
+from gpurescue.source import align, locate, operands, remainder
+from gpurescue.source import tree as trees
+from gpurescue.source.align import Alignment
+from gpurescue.source.cells import Definition
+from gpurescue.source.locate import Site
+from gpurescue.source.operands import Operand
+from gpurescue.source.remainder import Path
+from gpurescue.source.tree import Held, Loop
+
+
+class Action(enum.Enum):
+    """The ways to go on, as in Lisp: the restarts."""
+
+    RETRY = "retry"
+    SKIP = "skip"
+    RETURN = "return"
+    RAISE = "raise"
+    ABANDON = "abandon"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restart:
+    """What the user asked for.
+
+    Attributes:
+        action: What to do.
+        frame: Index of the frame to go on from; the innermost is 0.
+        line: Go on at this line of the newest source, not where it failed.
+        value: What the frame returns, for ``RETURN``.
+        body: New version of the cell's body, if it was edited.
+    """
+
+    action: Action = Action.RETRY
+    frame: int = 0
+    line: int | None = None
+    value: Any = None
+    body: Definition | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A restart that can be carried out.
+
+    Attributes:
+        text: One line for the user, such as ``resumes at line 12: ...``.
+        notes: What the user should know before it runs.
+    """
+
+    restart: Restart
+    frame: HeldFrame | None
+    target: Target | None
+    text: str
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "; ".join((self.text, *self.notes))
+
+
+Latest = Callable[[Definition], Definition]
+
+
+def make(suspension: Suspension, restart: Restart, latest: Latest) -> Plan:
+    """Work out a restart.
+
+    Args:
+        suspension: The parked run.
+        restart: What the user asked for.
+        latest: Gives the newest version of a definition.
+
+    Raises:
+        CannotResume: It would not be exact.
+        PatchRejected: An edit does not fit.
+        UsageError: There is no such frame or line.
+    """
+    if restart.action is Action.RAISE:
+        error = type(suspension.error).__name__
+        return Plan(restart=restart, frame=None, target=None, text=f"raises {error}")
+    if restart.action is Action.ABANDON:
+        return Plan(restart=restart, frame=None, target=None, text="abandons the run")
+    held = frame_at(suspension, restart.frame)
+    old, new = held.definition, latest(held.definition)
+    if restart.body is not None and isinstance(old.scope, ast.Module):
+        new = restart.body
+    if restart.action is Action.RETURN:
+        return _return(restart, held)
+    if restart.line is not None:
+        return _at_line(restart, held, new, restart.line)
+    aligned = align.align(old.scope.body, new.scope.body, held.path, name=_called(new))
+    if restart.action is Action.SKIP:
+        return _skip(restart, held, new, aligned)
+    return _retry(restart, suspension, held, new, aligned)
+
+
+def frame_at(suspension: Suspension, index: int) -> HeldFrame:
+    """The held frame with that index.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if not 0 <= index < len(suspension.frames):
+        last = len(suspension.frames) - 1
+        raise UsageError(
+            f"There is no frame {index}; choose one of 0 to {last} (see %frames)."
+        )
+    return suspension.frames[index]
+
+
+def _called(definition: Definition) -> str:
+    return "cell" if isinstance(definition.scope, ast.Module) else definition.name
+
+
+def _retry(
+    restart: Restart,
+    suspension: Suspension,
+    held: HeldFrame,
+    new: Definition,
+    aligned: Alignment,
+) -> Plan:
+    node = remainder.statement(new.scope.body, aligned.path)
+    if held.site is not Site.STATEMENT and not _is_new(held, node):
+        raise CannotResume(_refusal(held))
+    if suspension.unwound and held.index == 0:
+        raise CannotResume(
+            f"{suspension.unwound[-1]} has already been left by the exception, so line "
+            f"{held.line} would run it from its beginning, which is not exact; "
+            f"%resume --at {node.lineno} does so all the same."
+        )
+    head, values, notes = _head(suspension, held, new, aligned)
+    made = _plan(restart, held, new, aligned.failing, head)
+    text = f"resumes at {_place(node)}"
+    target = replace(_target(made), values=values)
+    return replace(
+        made,
+        target=target,
+        text=_in_frame(text, held),
+        notes=(*aligned.notes, *notes),
+    )
+
+
+def _head(
+    suspension: Suspension, held: HeldFrame, new: Definition, aligned: Alignment
+) -> tuple[tuple[ast.stmt, ...], dict[str, Any], tuple[str, ...]]:
+    """What runs up to the failing statement, which takes the values that are ready."""
+    block = _block(new, aligned.failing)
+    first, last = aligned.path[-1].at, aligned.failing[-1].at
+    before = [trees.copied(node) for node in block[first:last]]
+    if held.site is not Site.STATEMENT:
+        return (*before, trees.copied(block[last])), {}, ()
+    done = operands.ready(held.statement, held.span)
+    changed = suspension.changed | operands.changed_names(before)
+    usable = [
+        operand
+        for operand in done
+        if not operands.names_in(operand.node) & changed
+        and not _is_affected(operand, suspension, held)
+    ]
+    values = {
+        o.slot: frames.hidden(held.frame, operands.slot_name(o.slot)) for o in usable
+    }
+    failing, given, unused = operands.reuse(block[last], values, usable)
+    notes = _again(done, usable, given, unused)
+    return (*before, failing), given, notes
+
+
+def _is_affected(operand: Operand, suspension: Suspension, held: HeldFrame) -> bool:
+    """True if a function that was edited may have had a part in the value."""
+    known = {**held.frame.f_globals, **held.frame.f_locals}
+    names = operands.names_in(operand.node)
+    roots = [known[name] for name in names if name in known]
+    return reach.reaches(roots, suspension.edited)
+
+
+def _again(
+    done: list[Operand],
+    usable: list[Operand],
+    given: dict[str, Any],
+    unused: list[Operand],
+) -> tuple[str, ...]:
+    """Say which calls of the statement run twice, or have run for nothing."""
+    notes: tuple[str, ...] = ()
+    again = [ast.unparse(o.node) for o in done if o not in usable]
+    if again:
+        notes += ("runs again, since what it uses was edited: " + _quoted(again),)
+    if unused:
+        notes += ("had already run: " + _quoted([ast.unparse(o.node) for o in unused]),)
+    return notes
+
+
+def _quoted(texts: list[str]) -> str:
+    return ", ".join(f"`{text[:60]}`" for text in texts)
+
+
+def _block(definition: Definition, path: Path) -> list[ast.stmt]:
+    """The statement list that the last step of ``path`` is in."""
+    block = list(definition.scope.body)
+    for step in path[:-1]:
+        block = trees.child_block(block[step.at], step.field, step.handler)
+    return block
+
+
+def _is_new(held: HeldFrame, node: ast.stmt) -> bool:
+    """True if the run goes on at another statement than the one that failed."""
+    return type(node) is not type(held.statement)
+
+
+def _refusal(held: HeldFrame) -> str:
+    line = held.line
+    if held.site is Site.NEXT:
+        return (
+            f"The iterator of the loop in line {line} itself failed, and asking it "
+            "again might lose an item; use %resume --skip to go on with its next item, "
+            "or %resume --at LINE."
+        )
+    return (
+        f"It failed in {held.site.value} in line {line}, which cannot be run again "
+        "by itself; use %resume --at LINE, --return EXPR or --raise."
+    )
+
+
+def _skip(
+    restart: Restart, held: HeldFrame, new: Definition, aligned: Alignment
+) -> Plan:
+    node = remainder.statement(new.scope.body, aligned.failing)
+    head: tuple[ast.stmt, ...] = ()
+    if held.site is Site.NEXT:
+        if not isinstance(node, Loop):
+            raise CannotResume(_refusal(held))
+        head = (remainder.reenter(node),)
+    made = _plan(restart, held, new, aligned.failing, head)
+    text = _in_frame(f"skips {_place(node)}", held)
+    return replace(made, text=text, notes=aligned.notes)
+
+
+def _return(restart: Restart, held: HeldFrame) -> Plan:
+    definition = held.definition
+    if isinstance(definition.scope, ast.Module):
+        raise UsageError(
+            "A cell cannot return a value; use %resume --skip, --raise or --abandon."
+        )
+    head, values = continuation.return_head(restart.value)
+    target = Target(definition=definition, path=held.path, head=head, values=values)
+    text = f"returns {_short(restart.value)} from {definition.name}"
+    return Plan(restart=restart, frame=held, target=target, text=text)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"a {type(value).__name__}"
+
+
+def _at_line(restart: Restart, held: HeldFrame, new: Definition, line: int) -> Plan:
+    path = locate.find_line(new.scope.body, line)
+    if path is None:
+        raise UsageError(
+            f"No statement of {_called(new)} begins on line {line}; "
+            f"its source is in lines {_lines(new)}."
+        )
+    live = align.enclosing(held.definition.scope.body, new.scope.body, held.path)
+    _check_reachable(held, new, path, live)
+    head = (trees.copied(remainder.statement(new.scope.body, path)),)
+    return _plan(restart, held, new, path, head)
+
+
+def _lines(definition: Definition) -> str:
+    body = definition.scope.body
+    return f"{body[0].lineno} to {body[-1].end_lineno}"
+
+
+def _check_reachable(
+    held: HeldFrame, new: Definition, path: Path, live: dict[int, ast.stmt]
+) -> None:
+    """Refuse to jump into a loop or block that is not running, or out of a block."""
+    nodes = remainder.walk(new.scope.body, path)
+    for node, step in zip(nodes, path, strict=True):
+        is_open = isinstance(node, Held | ast.For | ast.AsyncFor) and step.field
+        if is_open and step.field != "orelse" and id(node) not in live:
+            raise CannotResume(
+                f"Line {nodes[-1].lineno} is inside the `{remainder.kind(node)}` of "
+                f"line {node.lineno}, which is not running; choose a line outside it."
+            )
+    old_block, _ = continuation.split(held.definition, held.path)
+    new_block, _ = continuation.split(new, path)
+    owner = new_block.owner
+    partner = live.get(id(owner)) if isinstance(owner, Held) else None
+    same = (
+        partner is old_block.owner
+        if isinstance(owner, Held)
+        else not isinstance(old_block.owner, Held)
+    )
+    if not same:
+        raise CannotResume(
+            f"Line {nodes[-1].lineno} is outside the `with` or `try` block that the "
+            "run stands in; choose a line inside it."
+        )
+
+
+def _plan(
+    restart: Restart,
+    held: HeldFrame,
+    new: Definition,
+    path: Path,
+    head: tuple[ast.stmt, ...],
+) -> Plan:
+    live = align.enclosing(held.definition.scope.body, new.scope.body, held.path)
+    node = remainder.statement(new.scope.body, path)
+    live.setdefault(id(node), held.statement)
+    loops = loop_names(new, path, live)
+    target = Target(definition=new, path=path, head=head, loops=loops)
+    text = _in_frame(f"resumes at {_place(node)}", held)
+    return Plan(restart=restart, frame=held, target=target, text=text)
+
+
+def _place(node: ast.stmt) -> str:
+    return f"line {node.lineno}: `{align.first_line(node)}`"
+
+
+def _in_frame(text: str, held: HeldFrame) -> str:
+    return f"{text} in {held.name}" if held.index else text
+
+
+def _target(made: Plan) -> Target:
+    if made.target is None:
+        raise CannotResume(f"Nothing to go on from: {made.text}.")
+    return made.target
+
+
+def loop_names(
+    new: Definition, path: Path, live: dict[int, ast.stmt]
+) -> dict[str, str]:
+    """Hidden iterators to hand over: name in the live frame -> name in the new code."""
+    _, inside = continuation.split(new, path)
+    nodes = remainder.walk(new.scope.body, path)[len(path) - len(inside) :]
+    found: dict[str, str] = {}
+    for node in nodes:
+        partner = live.get(id(node))
+        if isinstance(node, ast.For | ast.AsyncFor) and isinstance(
+            partner, ast.For | ast.AsyncFor
+        ):
+            found[trees.iterator_name(partner)] = trees.iterator_name(node)
+    return found
+
+
+def at(
+    old: Definition,
+    new: Definition,
+    path: Path,
+    around: dict[int, ast.stmt] | None = None,
+) -> Target:
+    """The target that goes on with the statement at ``path`` of ``new``.
+
+    Its last index may lie behind the last statement of a block.
+    """
+    if around is None:
+        around = align.enclosing(old.scope.body, new.scope.body, path)
+    block = _block(new, path)
+    last = path[-1].at
+    head: tuple[ast.stmt, ...] = ()
+    if last < len(block):
+        head = (trees.copied(block[last]),)
+    else:  # behind the last one: nothing of it runs, and what follows it
+        path = (*path[:-1], path[-1]._replace(at=len(block) - 1))
+    loops = loop_names(new, path, around)
+    return Target(definition=new, path=path, head=head, loops=loops)
+
+
+def behind(old: Definition, new: Definition, done: continuation.Continuation) -> Target:
+    """Where to go on when a block is done: behind the statement that it belongs to."""
+    block, _ = continuation.split(new, done.target.path)
+    owner, old_owner = block.owner, done.live.block.owner
+    if not isinstance(owner, Held) or not isinstance(old_owner, Held):
+        raise PatchRejected("A finished block belongs to no statement.")
+    path = continuation.path_to(new.scope.body, owner)
+    old_path = continuation.path_to(old.scope.body, old_owner)
+    live = dict(
+        zip(
+            map(id, remainder.walk(new.scope.body, path)),
+            remainder.walk(old.scope.body, old_path),
+            strict=True,
+        )
+    )
+    head, values = continuation.exit_head(continuation.Leave(done))
+    return Target(
+        definition=new,
+        path=path,
+        head=head,
+        loops=loop_names(new, path, live),
+        values=values,
+    )

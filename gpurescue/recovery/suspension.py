@@ -1,0 +1,186 @@
+"""A run held at a program point: its live frames and what stopped it."""
+
+from __future__ import annotations
+
+import ast
+import traceback
+from dataclasses import dataclass, field
+from types import CodeType, FrameType, TracebackType
+from typing import Any
+
+from gpurescue.recovery import frames
+from gpurescue.recovery.continuation import Continuation, Live
+from gpurescue.source import cells, locate, remainder, transform
+from gpurescue.source.cells import Definition
+from gpurescue.source.locate import Site
+from gpurescue.source.remainder import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldFrame:
+    """One of the user's frames in a suspended run; the innermost has index 0."""
+
+    index: int
+    frame: FrameType
+    definition: Definition
+    path: Path
+    site: Site
+    span: tuple[int, int, int, int]
+
+    @property
+    def line(self) -> int:
+        """The line that failed, or whose call is in progress."""
+        return self.span[0]
+
+    @property
+    def name(self) -> str:
+        """Qualified name of the function; ``<module>`` for the cell's body."""
+        return self.definition.qualname
+
+    @property
+    def statement(self) -> ast.stmt:
+        """The statement that the frame stands in."""
+        return remainder.statement(self.definition.scope.body, self.path)
+
+    def variables(self) -> dict[str, Any]:
+        """The frame's variables by name, in the order of their first assignment."""
+        found = frames.read(self.frame)
+        if frames.is_body(self.frame):
+            used = _names_used(self.definition.scope)
+            return {k: v for k, v in found.items() if k in used}
+        return found
+
+
+def _names_used(scope: ast.AST) -> set[str]:
+    return {node.id for node in ast.walk(scope) if isinstance(node, ast.Name)}
+
+
+@dataclass(slots=True, kw_only=True)
+class Suspension:
+    """A parked run.
+
+    Attributes:
+        error: The exception that nobody would have handled.
+        live: The guarded block that is held.
+        frames: The user's frames, innermost first.
+        where: Reading of the loop clock, such as ``epoch 2, step 17``.
+        traceback_text: The whole traceback as text; library frames are cleared, so
+            that what they held is free again.
+        unwound: Names of guarded functions that the exception has left already, since
+            somebody in between might have handled it.
+        new_names: Variables that the user has added to a frame, by its index.
+        changed: Names that the user may have given another value since it stopped.
+        edited: Keys of the definitions that are new since it stopped.
+    """
+
+    error: Exception
+    live: Live
+    frames: tuple[HeldFrame, ...]
+    where: str = ""
+    traceback_text: str = ""
+    unwound: tuple[str, ...] = ()
+    new_names: dict[int, dict[str, Any]] = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)
+    edited: set[tuple[str, int]] = field(default_factory=set)
+    num_redefinitions: int = 0
+
+    @property
+    def innermost(self) -> HeldFrame:
+        """The frame that failed."""
+        return self.frames[0]
+
+
+def suspend(
+    error: Exception, live: Live, base: FrameType | None, *, where: str
+) -> Suspension | None:
+    """Describe a run that is held in ``live``; None if its source is not known."""
+    found = held_frames(live.frame, base, error.__traceback__)
+    if not found or found[0].frame is not live.frame:
+        return None
+    text = "".join(traceback.format_exception(error))
+    unwound = _unwound(error.__traceback__, live.frame)
+    _clear_dead(error.__traceback__, live.frame)
+    return Suspension(
+        error=error,
+        live=live,
+        frames=found,
+        where=where,
+        traceback_text=text,
+        unwound=unwound,
+    )
+
+
+def held_frames(
+    frame: FrameType, base: FrameType | None, entry: TracebackType | None
+) -> tuple[HeldFrame, ...]:
+    """The user's guarded frames from ``frame`` out to ``base``."""
+    found: list[HeldFrame] = []
+    replaced: set[FrameType] = set()
+    seen_body = False
+    lasti = entry.tb_lasti if entry is not None else frame.f_lasti
+    current: FrameType | None = frame
+    while current is not None and current is not base:
+        box = frames.hidden(current, remainder.BOX) if _is_guarded(current) else None
+        if isinstance(box, Continuation):
+            replaced.add(box.live.frame)
+        is_body = frames.is_body(current)
+        if (
+            _is_guarded(current)
+            and current not in replaced
+            and not (is_body and seen_body)
+        ):
+            held = _hold(len(found), current, lasti)
+            if held is not None:
+                found.append(held)
+                seen_body = seen_body or is_body
+        current = current.f_back
+        lasti = current.f_lasti if current is not None else -1
+    return tuple(found)
+
+
+def _is_guarded(frame: FrameType) -> bool:
+    return not frames.is_ours(frame) and is_guarded(frame.f_code)
+
+
+def is_guarded(code: CodeType) -> bool:
+    """Tell whether ``code`` was compiled with guards in it."""
+    return transform.GUARDS in code.co_consts
+
+
+def _hold(index: int, frame: FrameType, lasti: int) -> HeldFrame | None:
+    definition = cells.definition(frame.f_code)
+    at = locate.position(frame.f_code, lasti)
+    if definition is None or at is None:
+        return None
+    path = locate.find(definition.scope.body, at)
+    if path is None:
+        return None
+    node = remainder.statement(definition.scope.body, path)
+    return HeldFrame(
+        index=index,
+        frame=frame,
+        definition=definition,
+        path=path,
+        site=locate.site(frame.f_code, node, at),
+        span=at.span,
+    )
+
+
+def _unwound(entry: TracebackType | None, live: FrameType) -> tuple[str, ...]:
+    found: list[str] = []
+    while entry is not None:
+        if entry.tb_frame is not live and _is_guarded(entry.tb_frame):
+            found.append(entry.tb_frame.f_code.co_qualname)
+        entry = entry.tb_next
+    return tuple(found)
+
+
+def _clear_dead(entry: TracebackType | None, live: FrameType) -> None:
+    """Free what the dead frames below the guard hold; their text is kept."""
+    while entry is not None:
+        if entry.tb_frame is not live:
+            try:
+                entry.tb_frame.clear()
+            except RuntimeError:  # still running: a live frame further out
+                pass
+        entry = entry.tb_next

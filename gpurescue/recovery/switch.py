@@ -1,0 +1,143 @@
+"""Edited functions that are still on the stack switch to their new code.
+
+A frame that waits for a call cannot be changed while it waits. So when the call
+returns, a one-shot line trace stops the frame in front of its next statement; from
+there the frame's guard goes on in the new source, like after a crash.
+
+A line event alone is no statement: the end of a ``with`` block, the next round of a
+loop and the second line of a long call make one too. The stack tells them apart: in
+front of a statement it is as deep as where that statement first begins.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterable
+from types import FrameType
+from typing import Any
+
+from gpurescue.errors import PatchRejected
+from gpurescue.recovery.handlers import depth_at
+from gpurescue.source import align, locate, remainder
+from gpurescue.source import tree as trees
+from gpurescue.source.cells import Definition
+from gpurescue.source.remainder import Path, Step
+from gpurescue.source.tree import Loop
+
+
+class Switch(BaseException):
+    """Stops a frame in front of a statement. Never seen."""
+
+    def __init__(self, frame: FrameType, path: Path) -> None:
+        super().__init__()
+        self.frame = frame
+        self.path = path
+
+
+def arm(waiting: Iterable[tuple[FrameType, Definition]]) -> None:
+    """Stop the first of these frames that comes to a statement of its own.
+
+    Args:
+        waiting: Live frames of the calling thread with their definitions.
+    """
+    found = dict(waiting)
+    if found:
+        _Trace(found).install()
+
+
+class _Trace:
+    """The one-shot trace; what was installed before is put back."""
+
+    def __init__(self, waiting: dict[FrameType, Definition]) -> None:
+        self._waiting = waiting
+        self._before = sys.gettrace()
+        self._before_in = {frame: frame.f_trace for frame in waiting}
+
+    def install(self) -> None:
+        for frame in self._waiting:
+            frame.f_trace = self._local
+        sys.settrace(self._calls)
+
+    def _calls(self, frame: FrameType, event: str, arg: Any) -> None:
+        return None  # new calls are not traced
+
+    def _local(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if event == "return":
+            self._forget(frame)
+        elif event == "line" and frame in self._waiting:
+            path = standing_before(frame, self._waiting[frame])
+            if path is not None:
+                self._remove()
+                raise Switch(frame, path)
+        return self._local
+
+    def _forget(self, frame: FrameType) -> None:
+        self._waiting.pop(frame, None)
+        if not self._waiting:
+            self._remove()
+
+    def _remove(self) -> None:
+        for frame, trace in self._before_in.items():
+            frame.f_trace = trace
+        sys.settrace(self._before)
+
+
+def standing_before(frame: FrameType, definition: Definition) -> Path | None:
+    """The statement that ``frame`` is about to begin; None inside of one."""
+    at = locate.position(frame.f_code, frame.f_lasti)
+    path = locate.find(definition.scope.body, at) if at else None
+    if at is None or path is None:
+        return None
+    node = remainder.statement(definition.scope.body, path)
+    first = locate.first_offset(frame.f_code, node)
+    if isinstance(node, Loop) and _is_next_round(frame, node, first):
+        return (*path[:-1], Step(path[-1].at, "body"), Step(len(node.body)))
+    if first is None or not _begins(frame, node, first):
+        return None
+    return path
+
+
+def _is_next_round(frame: FrameType, node: Loop, first: int | None) -> bool:
+    """True where a round has ended: the place behind the last statement of a body."""
+    if isinstance(node, ast.While):
+        return first is not None and frame.f_lasti > first
+    return locate.is_next(frame.f_code, frame.f_lasti)
+
+
+def _begins(frame: FrameType, node: ast.stmt, first: int) -> bool:
+    code = frame.f_code
+    if locate.is_inside_run(code, node, frame.f_lasti):
+        return False
+    return depth_at(code, frame.f_lasti) == depth_at(code, first)
+
+
+def next_path(old: Definition, new: Definition, path: Path) -> Path:
+    """Where a frame that stands before ``path`` of ``old`` goes on in ``new``.
+
+    Behind what has run last: so a statement put in there runs, and one put in
+    earlier takes effect the next time round. The last index of a path may lie behind
+    the last statement, where a round of a loop ends.
+
+    Raises:
+        PatchRejected: ``new`` has no such place.
+    """
+    around = align.enclosing(old.scope.body, new.scope.body, path)
+    if len(around) != len(path) - 1:
+        line = remainder.walk(old.scope.body, path[:-1])[-1].lineno
+        raise PatchRejected(
+            f"The block around line {line} is gone from the new {new.name}; it takes "
+            "effect from the next call."
+        )
+    steps: list[Step] = []
+    before, after = list(old.scope.body), list(new.scope.body)
+    for step in path[:-1]:
+        partner = next(
+            j for j, node in enumerate(after) if around.get(id(node)) is before[step.at]
+        )
+        steps.append(Step(partner, step.field, step.handler))
+        before = trees.child_block(before[step.at], step.field, step.handler)
+        after = trees.child_block(after[partner], step.field, step.handler)
+    at = path[-1].at
+    following = 0 if at == 0 else align.behind(before, after, at - 1)
+    return (*steps, Step(following))

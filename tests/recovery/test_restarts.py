@@ -1,0 +1,323 @@
+"""Each restart, and every way to ask for one that cannot be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import harness
+import pytest
+
+from gpurescue.errors import CannotResume, PatchRejected, UsageError
+from gpurescue.recovery.engine import Run, State
+from gpurescue.recovery.plan import Action, Restart
+
+INNER = """
+def inner(x):
+    out.append(("inner", x))
+    y = x * 2
+    if x == 1:
+        y = y + missing
+    out.append(("done", y))
+    return y
+"""
+OUTER = """
+def outer(n):
+    total = 0
+    for i in range(n):
+        with manager(i):
+            total += inner(i)
+        out.append(("total", total))
+    return total
+"""
+MANAGER = """
+import contextlib
+@contextlib.contextmanager
+def manager(i):
+    out.append(("enter", i))
+    try:
+        yield
+    finally:
+        out.append(("exit", i))
+"""
+
+
+def parked(
+    *cells: str, body: str = "result = outer(3)\nout.append(result)\n"
+) -> tuple[harness.Notebook, Run, list[Any]]:
+    book = harness.Notebook()
+    out: list[Any] = []
+    book.names["out"] = out
+    for cell in cells or (MANAGER, INNER, OUTER):
+        book.cell(cell)
+    run = book.start(body)
+    assert run.wait(10) is State.SUSPENDED, run.error
+    return book, run, out
+
+
+def finish(run: Run, restart: Restart | None = None) -> State:
+    run.resume(restart or Restart())
+    return run.wait(10)
+
+
+CLEAN = [
+    ("enter", 0), ("inner", 0), ("done", 0), ("exit", 0), ("total", 0),
+    ("enter", 1), ("inner", 1), ("done", 102), ("exit", 1), ("total", 102),
+    ("enter", 2), ("inner", 2), ("done", 4), ("exit", 2), ("total", 106),
+    106,
+]  # fmt: skip
+
+
+def test_retry_after_the_cause_is_removed() -> None:
+    book, run, out = parked()
+    book.names["missing"] = 100
+    assert finish(run) is State.FINISHED
+    assert out == CLEAN
+
+
+def test_retry_in_the_edited_function() -> None:
+    book, run, out = parked()
+    book.redefine(run, INNER.replace("missing", "100"))
+    assert str(run.plan(Restart())) == "resumes at line 6: `y = y + 100`"
+    assert finish(run) is State.FINISHED
+    assert out == CLEAN
+
+
+def test_any_number_of_wrong_fixes_then_a_right_one() -> None:
+    book, run, out = parked()
+    depths = []
+    for k in range(12):
+        depths.append(len(run.suspension.frames) if run.suspension else 0)
+        book.redefine(run, INNER.replace("missing", f"still_missing_{k}"))
+        assert finish(run) is State.SUSPENDED
+    book.redefine(run, INNER.replace("missing", "100"))
+    assert finish(run) is State.FINISHED
+    assert out == CLEAN
+    assert set(depths) == {3}
+
+
+def test_skip_leaves_the_statement_out() -> None:
+    _, run, out = parked()
+    assert finish(run, Restart(action=Action.SKIP)) is State.FINISHED
+    assert ("done", 2) in out
+    assert out[-1] == 6
+
+
+def test_return_gives_the_value_to_the_caller() -> None:
+    _, run, out = parked()
+    plan = run.plan(Restart(action=Action.RETURN, value=50))
+    assert plan.text == "returns 50 from inner"
+    assert finish(run, Restart(action=Action.RETURN, value=50)) is State.FINISHED
+    assert ("done", 2) not in out
+    assert out[-1] == 54
+
+
+def test_raise_hands_the_users_exception_back() -> None:
+    _, run, out = parked()
+    assert finish(run, Restart(action=Action.RAISE)) is State.FAILED
+    assert isinstance(run.error, NameError)
+    assert out[-1] == ("exit", 1)
+    names = []
+    entry = run.error.__traceback__
+    while entry is not None:
+        names.append((entry.tb_frame.f_code.co_name, entry.tb_lineno))
+        entry = entry.tb_next
+    assert names == [("<module>", 1), ("outer", 6), ("inner", 6)]
+    assert run.error.__context__ is None
+
+
+def test_abandon_unwinds_and_ends() -> None:
+    _, run, out = parked()
+    assert finish(run, Restart(action=Action.ABANDON)) is State.ABANDONED
+    assert run.error is None
+    assert out[-1] == ("exit", 1)
+
+
+def test_an_outer_frame_unwinds_the_inner_ones_first() -> None:
+    book, run, out = parked()
+    book.names["missing"] = 100
+    plan = run.plan(Restart(frame=1))
+    assert plan.text == "resumes at line 6: `total += inner(i)` in outer"
+    assert finish(run, Restart(frame=1)) is State.FINISHED
+    assert out == [*CLEAN[:7], *CLEAN[6:]]  # the call runs again, the `with` does not
+
+
+def test_return_from_an_outer_frame() -> None:
+    _, run, out = parked()
+    restart = Restart(action=Action.RETURN, frame=1, value="given up")
+    assert finish(run, restart) is State.FINISHED
+    assert out[-2:] == [("exit", 1), "given up"]
+
+
+def test_go_on_at_another_line() -> None:
+    _, run, out = parked()
+    assert finish(run, Restart(line=7)) is State.FINISHED
+    assert out[-1] == 6
+
+
+def test_an_edited_function_further_out_switches_when_the_call_returns() -> None:
+    book, run, out = parked()
+    book.redefine(run, INNER.replace("missing", "100"))
+    book.redefine(run, OUTER.replace('("total", total)', '("new", total)'))
+    assert finish(run) is State.FINISHED
+    assert [item for item in out if "new" in str(item)] == [("new", 102), ("new", 106)]
+    assert ("total", 0) in out
+
+
+def test_the_new_body_of_the_cell() -> None:
+    book, run, out = parked(
+        INNER, body="for i in range(3):\n    out.append(inner(i) + missing_too)\n"
+    )
+    book.names["missing"] = 100
+    assert finish(run) is State.SUSPENDED
+    body = book.new_body("for i in range(3):\n    out.append(inner(i))\n")
+    assert finish(run, Restart(body=body)) is State.FINISHED
+    assert [item for item in out if isinstance(item, int)] == [0, 102, 4]
+
+
+def test_a_new_body_takes_over_when_an_inner_call_returns() -> None:
+    book, run, out = parked(INNER, body="for i in range(3):\n    inner(i)\n")
+    book.names["missing"] = 100
+    body = book.new_body("for i in range(3):\n    inner(i)\n    out.append('new')\n")
+    assert finish(run, Restart(body=body)) is State.FINISHED
+    assert out.count("new") == 2
+
+
+BAD = {
+    "unknown frame": (Restart(frame=7), UsageError, "There is no frame 7"),
+    "negative frame": (Restart(frame=-1), UsageError, "There is no frame -1"),
+    "no such line": (Restart(line=99), UsageError, "No statement of inner begins"),
+    "into a loop": (Restart(frame=2, action=Action.RETURN), UsageError, "cell cannot"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_wish_loses_nothing(name: str) -> None:
+    restart, kind, text = BAD[name]
+    book, run, out = parked()
+    with pytest.raises(kind, match=text):
+        run.resume(restart)
+    assert run.state is State.SUSPENDED
+    book.names["missing"] = 100
+    assert finish(run) is State.FINISHED
+    assert out == CLEAN
+
+
+EDITS = {
+    "statement gone": (
+        INNER.replace("        y = y + missing\n", "        pass\n"),
+        None,
+    ),
+    "block gone": (
+        INNER.replace("    if x == 1:\n        y = y + missing\n", ""),
+        "The `if` around line 6 is gone",
+    ),
+    "nothing left": ("\ndef inner(x):\n    pass\n", "The `if` around line 6 is gone"),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edit_that_does_not_fit_loses_nothing(name: str) -> None:
+    source, text = EDITS[name]
+    book, run, out = parked()
+    book.redefine(run, source)
+    if text is None:  # another statement stands where the failing one stood
+        assert "resumes at line 6: `pass`" in str(run.plan(Restart()))
+    else:
+        with pytest.raises(PatchRejected, match=text):
+            run.resume(Restart())
+    assert run.state is State.SUSPENDED
+    book.redefine(run, INNER.replace("missing", "100"))
+    assert finish(run) is State.FINISHED
+    assert out == CLEAN
+
+
+def test_the_failing_statement_may_not_be_deleted() -> None:
+    source = "def inner(x):\n    out.append(x)\n    missing\n    return x\n"
+    book, run, out = parked(source, body="out.append(inner(1))")
+    book.redefine(run, source.replace("    missing\n", ""))
+    with pytest.raises(PatchRejected, match=r"line 3: `missing`.*%resume --at LINE"):
+        run.resume(Restart())
+    assert finish(run, Restart(line=3)) is State.FINISHED
+    assert out == [1, 1]
+
+
+def test_no_jump_into_a_loop_that_is_not_running() -> None:
+    source = (
+        "def inner(x):\n    missing\n    for i in range(2):\n        out.append(i)\n"
+    )
+    _, run, _ = parked(source, body="inner(1)")
+    with pytest.raises(CannotResume, match="inside the `for` of line 3"):
+        run.resume(Restart(line=4))
+    assert finish(run, Restart(line=3)) is State.FINISHED
+
+
+def test_nothing_suspended() -> None:
+    book = harness.Notebook()
+    run = book.start("x = 1")
+    assert run.wait(5) is State.FINISHED
+    with pytest.raises(UsageError, match="No run is suspended"):
+        run.resume(Restart())
+
+
+def test_an_iterator_that_fails_is_not_asked_again() -> None:
+    source = """
+class Items:
+    def __iter__(self):
+        return map(self.get, range(4))
+    get = staticmethod(lambda i: {0: "a", 2: "c", 3: "d"}[i])
+def walk():
+    for item in Items():
+        out.append(item)
+"""
+    _, run, out = parked(source, body="walk()")
+    with pytest.raises(CannotResume, match="might lose an item"):
+        run.resume(Restart())
+    assert finish(run, Restart(action=Action.SKIP)) is State.FINISHED
+    assert out == ["a", "c", "d"]
+
+
+def test_a_run_that_does_not_park_raises() -> None:
+    book = harness.Notebook()
+    run = book.start("{}['x']", parks=False)
+    assert run.wait(5) is State.FAILED
+    assert isinstance(run.error, KeyError)
+
+
+@pytest.mark.parametrize(
+    "edit", ["criterion(model(x), y + 1)", "criterion(model(x), y)"]
+)
+def test_a_value_that_is_ready_is_not_made_again(edit: str) -> None:
+    cells = """
+def model(x):
+    out.append("model")
+    return x
+def train(x, y):
+    loss = criterion(model(x), y)
+    return loss
+"""
+    book = harness.Notebook()
+    book.names["out"] = out = []
+    book.names["criterion"] = lambda a, b: a // b
+    book.cell(cells)
+    run = book.start("out.append(train(4, 0))")
+    assert run.wait(5) is State.SUSPENDED
+    book.names["criterion"] = lambda a, b: a + b
+    book.redefine(run, cells.replace("criterion(model(x), y)", edit))
+    assert finish(run) is State.FINISHED
+    assert out == ["model", 5 if "1" in edit else 4]
+
+
+def test_a_value_is_made_again_if_what_made_it_was_edited() -> None:
+    model = "def model(x):\n    out.append('model')\n    return x\n"
+    book = harness.Notebook()
+    book.names["out"] = out = []
+    book.names["criterion"] = lambda a, b: b // a
+    book.cell(model)
+    book.cell("def train(x, y):\n    return criterion(model(x), y)\n")
+    run = book.start("out.append(train(0, 6))")
+    assert run.wait(5) is State.SUSPENDED
+    book.redefine(run, model.replace("return x", "return x + 3"))
+    plan = run.plan(Restart())
+    assert plan.notes == ("runs again, since what it uses was edited: `model(x)`",)
+    assert finish(run) is State.FINISHED
+    assert out == ["model", "model", 2]
