@@ -1,0 +1,1 @@
+"""A suspension as data, and as something to look at."""

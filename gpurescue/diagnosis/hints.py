@@ -1,0 +1,74 @@
+"""What to type next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gpurescue.recovery import frames
+from gpurescue.recovery.suspension import HeldFrame
+from gpurescue.source.locate import Site
+
+_LOCALS = ".<locals>."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hint:
+    """One thing that the user can do.
+
+    Attributes:
+        command: What to type; for ``is_gesture``, what to do.
+        purpose: What it does.
+        is_gesture: True if ``command`` is a sentence and not a magic.
+    """
+
+    command: str
+    purpose: str
+    is_gesture: bool = False
+
+
+def hints(held: HeldFrame) -> tuple[Hint, ...]:
+    """What to do about a run that stands in ``held``."""
+    edit = _edit_cell() if frames.is_body(held.frame) else _edit_function(held)
+    stack = Hint(command="%frames", purpose="see every frame with its variables")
+    return (*edit, _resume(held), stack)
+
+
+def _edit_cell() -> tuple[Hint, ...]:
+    return (
+        Hint(
+            command="Edit this cell and run it again",
+            purpose="the run goes on in the new code",
+            is_gesture=True,
+        ),
+        Hint(
+            command="Use any other cell",
+            purpose="to see and set variables, or to redefine functions",
+            is_gesture=True,
+        ),
+    )
+
+
+def _edit_function(held: HeldFrame) -> tuple[Hint, ...]:
+    # A nested function is redefined by running the function around it.
+    name = held.name.partition(_LOCALS)[0]
+    return (
+        Hint(
+            command=f"%fix {name}",
+            purpose="get its code in a new cell, edit and run it",
+        ),
+        Hint(
+            command="%%at",
+            purpose="run a cell inside this frame, see and set its variables",
+        ),
+    )
+
+
+def _resume(held: HeldFrame) -> Hint:
+    if held.site is Site.STATEMENT:
+        purpose = f"go on from line {held.line}, in this same iteration"
+        return Hint(command="%resume", purpose=purpose)
+    if held.site is Site.NEXT:
+        purpose = f"go on with the next item of the loop in line {held.line}"
+        return Hint(command="%resume --skip", purpose=purpose)
+    purpose = f"go on from another line: {held.site.value} cannot be run again"
+    return Hint(command="%resume --at LINE", purpose=purpose)
