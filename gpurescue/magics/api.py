@@ -1,0 +1,116 @@
+"""What the magics do, as functions."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from gpurescue.errors import UsageError
+from gpurescue.magics import extension, looking
+from gpurescue.magics.rendering import in_one_sentence
+from gpurescue.recovery.plan import Action, Plan, Restart
+from gpurescue.recovery.suspension import HeldFrame, Suspension
+
+
+def resilient(body: str, *, park: bool = False, fresh: bool = False) -> None:
+    """``%%resilient``: run the source of a cell, and wait until it is parked or over.
+
+    Args:
+        body: The source of the cell.
+        park: Wait for a person in any client.
+        fresh: Abandon the parked run first.
+
+    Raises:
+        Suspended: It is parked.
+    """
+    with in_one_sentence():
+        front = extension.current()
+        waiter = front.begin(textwrap.dedent(body), park=park, fresh=fresh)
+        waiter.wait()
+        front.settle(waiter.job)
+
+
+def resume(
+    *,
+    line: int | None = None,
+    frame: int = 0,
+    action: str = "retry",
+    value: Any = None,
+    body: str | None = None,
+) -> None:
+    """``%resume``: go on with the parked run, and wait until it is parked or over.
+
+    Args:
+        line: Go on at this line.
+        frame: Go on from this frame; the innermost is 0.
+        action: ``retry``, ``skip``, ``return``, ``raise`` or ``abandon``.
+        value: What the frame returns, for ``return``.
+        body: New source of the ``%%resilient`` cell, if it was edited.
+
+    Raises:
+        Suspended: It is parked again.
+        CannotResume, PatchRejected, UsageError: With the reason; it stays parked.
+    """
+    with in_one_sentence():
+        front = extension.current()
+        waiter = front.go_on(_restart(line, frame, action, value), body)
+        waiter.wait()
+        front.settle(waiter.job)
+
+
+def plan(
+    *,
+    line: int | None = None,
+    frame: int = 0,
+    action: str = "retry",
+    value: Any = None,
+    body: str | None = None,
+) -> Plan:
+    """``%resume --dry-run``: what ``resume`` would do with the same arguments."""
+    with in_one_sentence():
+        front = extension.current()
+        return front.plan(_restart(line, frame, action, value), body)
+
+
+def _restart(line: int | None, frame: int, action: str, value: Any) -> Restart:
+    known = {found.value for found in Action}
+    if action not in known:
+        raise UsageError(
+            f"There is no action {action!r}; choose one of {', '.join(sorted(known))}."
+        )
+    return Restart(action=Action(action), frame=frame, line=line, value=value)
+
+
+def suspension() -> Suspension:
+    """What the parked run stands at.
+
+    Raises:
+        UsageError: No run is parked.
+    """
+    with in_one_sentence():
+        return extension.current().session.suspension()
+
+
+def frames() -> tuple[HeldFrame, ...]:
+    """``%frames``: the suspended stack, innermost first."""
+    return suspension().frames
+
+
+def at(body: str, *, frame: int = 0) -> Any:
+    """``%%at``: run code inside a suspended frame; the value of its last expression."""
+    with in_one_sentence():
+        front = extension.current()
+        text = front.shell.keep(textwrap.dedent(body))
+        return looking.evaluate(front, text, frame)
+
+
+def fix(name: str | None = None) -> str:
+    """``%fix``: the current source of what failed, or of what ``name`` means."""
+    with in_one_sentence():
+        return looking.source(extension.current(), name)
+
+
+def rescue() -> str:
+    """``%rescue``: what the run is doing, what was patched, and how to go on."""
+    with in_one_sentence():
+        return looking.state(extension.current())

@@ -1,0 +1,154 @@
+"""Loading and unloading: mirror images."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from IPython.core.interactiveshell import InteractiveShell
+
+from gpurescue.errors import UsageError
+from gpurescue.magics import plain, redefining
+from gpurescue.magics.awaiting import AwaitMagics
+from gpurescue.magics.commands import Commands
+from gpurescue.magics.front import Front
+from gpurescue.magics.guarding import CellGuard
+from gpurescue.magics.look import LookMagics
+from gpurescue.magics.rendering import in_one_sentence
+from gpurescue.magics.resilient import ResilientMagics
+from gpurescue.magics.resume import ResumeMagics
+from gpurescue.magics.session import Session
+from gpurescue.magics.shell import Shell
+from gpurescue.recovery import loops
+from gpurescue.source.transform import LOOP
+from gpurescue.state.device import TorchRuntime
+
+MAGICS: tuple[type[Commands], ...] = (ResilientMagics, ResumeMagics, LookMagics)
+
+_loaded: Extension | None = None
+
+
+def load(ip: InteractiveShell) -> None:
+    """Install everything into a shell."""
+    global _loaded
+    if _loaded is None:
+        _loaded = Extension(ip)
+
+
+def unload(_: InteractiveShell) -> None:
+    """Take everything out again.
+
+    Raises:
+        UsageError: A run is alive.
+    """
+    global _loaded
+    if _loaded is not None:
+        with in_one_sentence():
+            _loaded.close()
+        _loaded = None
+
+
+def current() -> Front:
+    """The front of the shell that the extension is loaded in.
+
+    Raises:
+        UsageError: It is not loaded.
+    """
+    if _loaded is None:
+        raise UsageError("gpurescue is not loaded; type %load_ext gpurescue first.")
+    return _loaded.front
+
+
+class Extension:
+    """Everything that was put into a shell; ``close`` takes it out in reverse."""
+
+    def __init__(self, ip: InteractiveShell) -> None:
+        self._ip = ip
+        self._undo = ExitStack()
+        shell = Shell(ip)
+        session = Session(shell.names, TorchRuntime())
+        self.front = Front(shell, session)
+        self._undo.callback(self.front.close)
+        self._watch(session)
+        self._add_loop()
+        guard = CellGuard(lambda: shell.flags, lambda: session.alive is not None)
+        self._append(ip.ast_transformers, guard)
+        self._append(ip.input_transformers_post, AwaitMagics(shell))
+        self._add_hook("pre_run_cell", self._about_to_run)
+        for kind in MAGICS:
+            self._add_magics(kind(self.front))
+
+    def close(self) -> None:
+        """Undo it all, and give guarded functions their plain code back.
+
+        Raises:
+            UsageError: A run is alive.
+        """
+        job = self.front.session.alive
+        if job is not None:
+            raise UsageError(
+                f"Run {job.run.number} is still {job.run.state.value}; finish it with "
+                "%resume, or give it up with %resume --abandon, before unloading."
+            )
+        self._undo.close()
+        plain.restore()
+
+    def _watch(self, session: Session) -> None:
+        redefining.watch(session)
+        self._undo.callback(redefining.watch, None)
+
+    def _add_loop(self) -> None:
+        """Guarded loops look this name up.
+
+        In the notebook's namespace, where code that is sent to other processes takes
+        it along, and in ``builtins`` for the rest of a cell that does ``%reset``.
+        """
+        setattr(builtins, LOOP, loops.loop_iterator)
+        self._undo.callback(lambda: builtins.__dict__.pop(LOOP, None))
+        self._refresh()
+        self._undo.callback(self._ip.user_ns.pop, LOOP, None)
+        self._undo.callback(self._ip.user_ns_hidden.pop, LOOP, None)
+
+    def _refresh(self) -> None:
+        for names in (self._ip.user_ns, self._ip.user_ns_hidden):
+            names[LOOP] = loops.loop_iterator
+
+    def _about_to_run(self, info: Any = None) -> None:
+        self._refresh()
+        self.front.shell.note_cell(str(getattr(info, "raw_cell", "") or ""))
+
+    def _append(self, entries: list[Any], entry: Any) -> None:
+        entries.append(entry)
+        self._undo.callback(_remove, entries, entry)
+
+    def _add_hook(self, event: str, hook: Callable[..., None]) -> None:
+        self._ip.events.register(event, hook)
+        self._undo.callback(self._ip.events.unregister, event, hook)
+
+    def _add_magics(self, commands: Commands) -> None:
+        manager = self._ip.magics_manager
+        before = {
+            kind: {name: manager.magics[kind].get(name) for name in names}
+            for kind, names in commands.magics.items()
+        }
+        self._ip.register_magics(commands)
+        self._undo.callback(_restore_magics, manager, type(commands).__name__, before)
+
+
+def _remove(entries: list[Any], entry: Any) -> None:
+    if entry in entries:
+        entries.remove(entry)
+
+
+def _restore_magics(
+    manager: Any, registered: str, before: dict[str, dict[str, Any]]
+) -> None:
+    manager.registry.pop(registered, None)
+    for kind, magics in before.items():
+        for name, function in magics.items():
+            if function is None:
+                manager.magics[kind].pop(name, None)
+            else:
+                manager.magics[kind][name] = function

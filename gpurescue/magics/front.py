@@ -1,0 +1,117 @@
+"""Commands as a cell gives them: begin or go on, wait, and say what came of it."""
+
+from __future__ import annotations
+
+import time
+
+from gpurescue.events import Event, JobResumed
+from gpurescue.magics import rendering, scripts
+from gpurescue.magics.panels import Panels
+from gpurescue.magics.scripts import Script
+from gpurescue.magics.session import Job, Session
+from gpurescue.magics.shell import Shell
+from gpurescue.magics.waiting import Waiter
+from gpurescue.recovery.engine import State
+from gpurescue.recovery.plan import Plan, Restart
+
+_HANDOVER = 0.0005
+_TAKEN = "Taken as an edit of the parked run: {} (%%resilient --fresh starts over)"
+
+
+class Front:
+    """Joins a session to a shell; one method for each command."""
+
+    def __init__(self, shell: Shell, session: Session) -> None:
+        self.shell = shell
+        self.session = session
+        self.panels = Panels(shell)
+        self._parked: rendering.Parked | None = None
+        self._line = "{}"
+        self.close = session.bus.subscribe(self._happened)
+
+    def begin(self, body: str, *, park: bool = False, fresh: bool = False) -> Waiter:
+        """``%%resilient``: start a run, or take the cell as an edit of its own."""
+        cell = self.shell.cell()
+        if fresh and self.session.alive is not None:
+            self._line = "{}"
+            self.session.abandon()
+            self.panels.close("abandoned")
+        job = self.session.check_startable(cell)
+        if job is not None:
+            return self._take_as_edit(job, body)
+        script, parks = self._compile(body), park or self.shell.can_ask()
+        started = self.session.start(script, self.shell.output(), parks=parks)
+        return Waiter(self.shell, started)
+
+    def _take_as_edit(self, job: Job, body: str) -> Waiter:
+        try:
+            script = self._compile(body)
+            self.session.check_changed(job, script)
+            return self._resume(Restart(), script, _TAKEN)
+        except Exception:
+            self.panels.show(job)  # running the cell again has cleared it
+            raise
+
+    def go_on(self, restart: Restart, body: str | None = None) -> Waiter:
+        """``%resume`` and ``%%resume``."""
+        job = self.session.alive
+        if job is not None and job.run.state is State.RUNNING and not job.is_attached:
+            return Waiter(self.shell, job)
+        self.session.parked()
+        script = self._compile(body) if body is not None else None
+        return self._resume(restart, script, "{}")
+
+    def _resume(self, restart: Restart, script: Script | None, line: str) -> Waiter:
+        self._line = line
+        made = self.session.resume(restart, self.shell.output(), script)
+        job = self.session.job
+        assert job is not None
+        # The user's code first: hand the interpreter over at once, and close the
+        # panel while it runs.
+        time.sleep(_HANDOVER)
+        return Waiter(self.shell, job, first=lambda: self.panels.close(str(made)))
+
+    def _happened(self, event: Event) -> None:
+        """Just before a run goes on: its output must come after the plan."""
+        if isinstance(event, JobResumed):
+            self._let_go()
+            self.shell.say(self._line.format(event.plan))
+
+    def plan(self, restart: Restart, body: str | None = None) -> Plan:
+        """``%resume --dry-run``: work out a restart without doing it."""
+        self.session.parked()
+        script = self._compile(body) if body is not None else None
+        return self.session.plan(restart, script)
+
+    def settle(self, job: Job) -> None:
+        """Say what came of the wait.
+
+        Raises:
+            Suspended: The run is parked.
+            BaseException: The user's own, if the run failed with it.
+        """
+        state, held = job.run.state, job.run.suspension
+        if state is State.SUSPENDED and held is not None:
+            job.num_settled = len(job.patches)
+            self._parked = rendering.Parked(self.shell.ip, held)
+            self.panels.show(job)
+            raise self._parked.error(rendering.suspended_line(held))
+        if state is State.ABANDONED:
+            where = f" at {job.run.clock}" if str(job.run.clock) else ""
+            self.shell.say(f"Run {job.run.number} was abandoned{where}.")
+        error, job.run.error = job.run.error, None  # it holds all frames
+        if error is not None:
+            raise rendering.as_in_a_cell(self.shell.ip, error)
+
+    def _let_go(self) -> None:
+        """Nothing of ours may keep the frames of a run that goes on."""
+        if self._parked is not None:
+            self._parked.take_back()
+            self._parked = None
+
+    def _compile(self, body: str) -> Script:
+        return scripts.compile_script(
+            self.shell.keep(body),
+            flags=self.shell.flags,
+            interactivity=self.shell.interactivity,
+        )

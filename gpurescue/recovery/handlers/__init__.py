@@ -1,0 +1,6 @@
+"""Who up the live stack will handle an exception, asked before anything unwinds."""
+
+from gpurescue.recovery.handlers.tables import depth_at
+from gpurescue.recovery.handlers.walk import Fate, fate
+
+__all__ = ["Fate", "depth_at", "fate"]

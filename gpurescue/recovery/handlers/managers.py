@@ -1,0 +1,225 @@
+"""What a context manager's exit does with an exception.
+
+C-level exits never suppress. The standard library's generator-based managers and exit
+stacks are looked into: their generator frame, their list of callbacks. Any other exit
+is a Python function, and is executed abstractly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from types import AsyncGeneratorType, FrameType, FunctionType, GeneratorType, MethodType
+from typing import TYPE_CHECKING, Any, Final
+
+from gpurescue.recovery.handlers.abstract import (
+    FALSE,
+    TRUE,
+    UNKNOWN,
+    Bound,
+    Known,
+    Value,
+)
+from gpurescue.recovery.handlers.calls import bind, is_from_c, names_type
+from gpurescue.recovery.handlers.objects import (
+    attribute,
+    class_of,
+    instance_dict,
+    lookup,
+    matches,
+    truth,
+)
+from gpurescue.recovery.handlers.paths import Effects, Outcome, Undecided
+from gpurescue.recovery.handlers.tables import JUMPS, OP, Listing, jump_target, listing
+
+if TYPE_CHECKING:
+    from gpurescue.recovery.handlers.execute import Machine
+
+_RETURN_CONST: Final = OP.get("RETURN_CONST", -1)
+_PYTEST: Final = ("_pytest.raises", "_pytest.python_api")
+_PASSES: Final = [Outcome(None, FALSE, dirty=True)]
+
+
+def exit_of(manager: Value, name: str) -> Value:
+    """The exit method that ``with manager`` will call."""
+    cls = class_of(manager)
+    found = lookup(cls, name)[1] if cls is not None else None
+    if type(found) is FunctionType or is_from_c(found):
+        return Bound(found, manager)
+    return UNKNOWN
+
+
+def leave(
+    machine: Machine, exit_method: Value, thrown: Value, before: Effects
+) -> list[Outcome]:
+    """Every result of ``exit_method(type(thrown), thrown, traceback)``."""
+    function, owner = _parts(exit_method)
+    if is_from_c(function):
+        return [Outcome(None, FALSE)]
+    if type(function) is not FunctionType:
+        raise Undecided("an exit that is neither a function nor a method")
+    known = _known_manager(machine, function, owner, thrown, before)
+    if known is not None:
+        return known
+    if _never_suppresses(listing(function.__code__)):
+        return _PASSES
+    arguments = [names_type(thrown), thrown, UNKNOWN]
+    if owner is not None:
+        arguments.insert(0, owner)
+    return machine.call(function, bind(function, arguments), before, own=True)
+
+
+def _parts(exit_method: Value) -> tuple[Any, Value | None]:
+    if isinstance(exit_method, Bound):
+        return exit_method.function, exit_method.owner
+    if not isinstance(exit_method, Known):
+        raise Undecided("an unknown exit")
+    value = exit_method.value
+    if type(value) is MethodType:
+        return value.__func__, Known(value.__self__)
+    return value, None
+
+
+def _known_manager(
+    machine: Machine, function: Any, owner: Value | None, thrown: Value, before: Effects
+) -> list[Outcome] | None:
+    if owner is None:
+        return None
+    if function in (_GENERATOR_EXIT, _ASYNC_GENERATOR_EXIT):
+        return _leave_generator(machine, owner, thrown, before)
+    if function in (_STACK_EXIT, _ASYNC_STACK_EXIT):
+        return _leave_stack(machine, owner, thrown, before)
+    if function.__module__ in _PYTEST:
+        return _leave_pytest(owner, thrown)
+    return None
+
+
+_GENERATOR_EXIT: Final = contextlib._GeneratorContextManager.__exit__
+_ASYNC_GENERATOR_EXIT: Final = contextlib._AsyncGeneratorContextManager.__aexit__
+_STACK_EXIT: Final = contextlib.ExitStack.__exit__
+_ASYNC_STACK_EXIT: Final = contextlib.AsyncExitStack.__aexit__
+
+
+def _never_suppresses(code: Listing) -> bool:
+    """Whether every return is a false constant, and nothing is raised."""
+    known = code.facts.get("never suppresses")
+    if known is None:
+        known = code.facts["never suppresses"] = _returns_false(code)
+    return known
+
+
+def _returns_false(code: Listing) -> bool:
+    constants = code.code.co_consts
+    targets: set[int] = set()
+    returns: list[int] = []
+    offset, before = 0, None
+    while offset < len(code.bytes):
+        step = code.at(offset)
+        if step.op == OP["RAISE_VARARGS"]:
+            return False
+        if step.op in JUMPS:
+            targets.add(jump_target(step))
+        if step.op == _RETURN_CONST and truth(Known(constants[step.arg])) is not False:
+            return False
+        if step.op == OP["RETURN_VALUE"]:
+            returns.append(step.start)
+            if before is None or before.op != OP["LOAD_CONST"]:
+                return False
+            if truth(Known(constants[before.arg])) is not False:
+                return False
+        offset, before = step.after, step
+    return not targets.intersection(returns)
+
+
+def _leave_generator(
+    machine: Machine, owner: Value, thrown: Value, before: Effects
+) -> list[Outcome]:
+    """``@contextmanager``: the exception is raised at the generator's yield."""
+    generator = attribute(owner, "gen")
+    if not isinstance(generator, Known):
+        raise Undecided("a context manager without its generator")
+    outcomes = _throw_into(machine, generator.value, thrown, before)
+    return [_as_exit(outcome, thrown) for outcome in outcomes]
+
+
+def _as_exit(outcome: Outcome, thrown: Value) -> Outcome:
+    if outcome.raised is None:
+        return Outcome(None, TRUE, dirty=True, stored=outcome.stored)
+    if outcome.raised == thrown:
+        return Outcome(None, FALSE, dirty=True, stored=outcome.stored)
+    return outcome
+
+
+def _throw_into(
+    machine: Machine, generator: Any, thrown: Value, before: Effects
+) -> list[Outcome]:
+    if matches(thrown, Known((StopIteration, StopAsyncIteration))) is not False:
+        raise Undecided("a generator turns StopIteration into RuntimeError")
+    frame, inner = _suspended(generator)
+    if inner is None:
+        return machine.throw(frame, frame.f_lasti, thrown, before)
+    outcomes: list[Outcome] = []
+    for outcome in _throw_into(machine, inner, thrown, before):
+        if outcome.raised is None:
+            raise Undecided("a delegated generator returns")
+        outcomes += machine.throw(frame, frame.f_lasti, outcome.raised, before)
+    return outcomes
+
+
+def _suspended(generator: Any) -> tuple[FrameType, Any]:
+    """The frame of a suspended generator, and what it delegates to."""
+    frame: FrameType | None
+    inner: Any
+    if type(generator) is GeneratorType:
+        frame, inner = generator.gi_frame, generator.gi_yieldfrom
+        running = generator.gi_running
+    elif type(generator) is AsyncGeneratorType:
+        frame, inner = generator.ag_frame, generator.ag_await
+        running = generator.ag_running
+    else:
+        raise Undecided("not a generator")
+    if running or frame is None:
+        raise Undecided("the generator does not wait at a yield")
+    return frame, inner
+
+
+def _leave_stack(
+    machine: Machine, owner: Value, thrown: Value, before: Effects
+) -> list[Outcome]:
+    """``ExitStack``: the exits it has collected, last first."""
+    callbacks = attribute(owner, "_exit_callbacks")
+    if not isinstance(callbacks, Known):
+        raise Undecided("an exit stack without its callbacks")
+    raised, stored = thrown, before.stored
+    for _, callback in reversed(list(callbacks.value)):
+        effects = Outcome(None, dirty=True, stored=stored)
+        outcomes = leave(machine, Known(callback), raised, effects)
+        if len(outcomes) != 1:
+            raise Undecided("one of an exit stack's exits may suppress")
+        stored = stored or outcomes[0].stored
+        if outcomes[0].raised is not None:
+            raised = outcomes[0].raised
+        elif (suppressed := truth(outcomes[0].value)) is None:
+            raise Undecided("one of an exit stack's exits may suppress")
+        elif suppressed:
+            return [Outcome(None, TRUE, dirty=True, stored=stored)]
+    if raised == thrown:
+        return [Outcome(None, FALSE, dirty=True, stored=stored)]
+    return [Outcome(raised, dirty=True, stored=stored)]
+
+
+def _leave_pytest(owner: Value, thrown: Value) -> list[Outcome] | None:
+    """``pytest.raises``, whose own code asks more than is known here."""
+    if not isinstance(owner, Known):
+        return None
+    names = instance_dict(owner.value) or {}
+    expected = names.get("expected_exceptions", names.get("expected_exception"))
+    if expected is None:
+        return None
+    answer = matches(thrown, Known(expected))
+    if answer is False:
+        return _PASSES
+    pattern = names.get("match", names.get("match_expr"))
+    checked = pattern is not None or names.get("check") is not None
+    if answer is None or checked:
+        raise Undecided("pytest.raises looks at more than the type")
+    return [Outcome(None, TRUE, dirty=True)]

@@ -1,0 +1,246 @@
+"""The state of an abstract execution: one path through one frame's code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import CellType, CodeType, FrameType, FunctionType
+from typing import Any, Protocol
+
+from gpurescue.recovery.handlers import values
+from gpurescue.recovery.handlers.abstract import (
+    NULL,
+    UNKNOWN,
+    Known,
+    Previous,
+    Slot,
+    Value,
+)
+from gpurescue.recovery.handlers.objects import is_exception, is_stable
+from gpurescue.recovery.handlers.tables import Listing, listing
+
+
+class Undecided(Exception):
+    """The outcome depends on something that cannot be known: let it pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one path through a frame's code ends.
+
+    Attributes:
+        raised: The exception that leaves the frame, or None if it returns.
+        value: What it returns.
+        dirty: Code ran on the way that may have changed data.
+        stored: It was seen to store attributes, items or global names.
+    """
+
+    raised: Value | None
+    value: Value = UNKNOWN
+    dirty: bool = False
+    stored: bool = False
+
+
+class Effects(Protocol):
+    """What code that ran before may have changed."""
+
+    @property
+    def dirty(self) -> bool:
+        """Anything, by calls."""
+        ...
+
+    @property
+    def stored(self) -> bool:
+        """Attributes, items or global names, by itself."""
+        ...
+
+
+class Path:
+    """One path: where it is, what it knows of the stack and of what it stored.
+
+    ``variables`` overlays the real frame: fast locals by number, cells as ("cell",
+    number), names by name, attributes by (id of the owner, name).
+    """
+
+    __slots__ = (
+        "current", "dirty", "handled", "keywords", "offset", "stack", "stored",
+        "variables",
+    )  # fmt: skip
+
+    def __init__(self, offset: int, stack: list[Value]) -> None:
+        self.offset = offset
+        self.stack = stack
+        self.variables: dict[object, Value] = {}
+        self.current: Value = UNKNOWN
+        self.dirty = False
+        self.stored = False
+        self.handled = False
+        self.keywords: tuple[str, ...] = ()
+
+    def fork(self) -> Path:
+        """A second path from here."""
+        other = Path(self.offset, self.stack.copy())
+        other.variables = self.variables.copy()
+        other.current = self.current
+        other.dirty = self.dirty
+        other.stored = self.stored
+        other.handled = self.handled
+        other.keywords = self.keywords
+        return other
+
+    def signature(self) -> object:
+        """Equal for two paths that will go on alike."""
+        known = frozenset(self.variables.items())
+        return (self.offset, tuple(self.stack), known, self.current, self.dirty)
+
+    def settled(self, value: Value) -> Value:
+        """``value`` if no code that ran on this path can have replaced it."""
+        if self.dirty and isinstance(value, Known) and not is_stable(value.value):
+            return UNKNOWN
+        return value
+
+    def unwind(self, depth: int) -> None:
+        """Cut the stack down to ``depth``, as an exception does."""
+        if len(self.stack) < depth:
+            raise Undecided("the stack is shallower than its exception table says")
+        for value in self.stack[depth:]:
+            if isinstance(value, Previous):
+                self.current = value.value
+                break
+        del self.stack[depth:]
+
+    def is_handling(self) -> bool:
+        """Whether a handler entered on this path has not been left yet."""
+        return any(isinstance(value, Previous) for value in self.stack)
+
+    def keeps_exception(self) -> bool:
+        """Whether an exception is still at hand, to be raised after all."""
+        if any(is_exception(value) for value in self.stack):
+            return True
+        return any(is_exception(value) for value in self.variables.values())
+
+
+class Scope:
+    """Where the code of a called function finds its names."""
+
+    def __init__(
+        self, code: CodeType, names: dict[str, Any], builtins: dict[str, Any]
+    ) -> None:
+        self.code = code
+        self.listing: Listing = listing(code)
+        self.globals = names
+        self.builtins = builtins
+
+    def fast(self, index: int) -> Value:
+        """Local variable number ``index`` at the start."""
+        return UNKNOWN
+
+    def cell(self, index: int) -> Value:
+        """What the cell in local variable ``index`` holds."""
+        return UNKNOWN
+
+    def slot(self, index: int) -> Value:
+        """Slot ``index`` of the value stack."""
+        return UNKNOWN
+
+    def name(self, name: str) -> Value:
+        """A global or builtin name."""
+        for names in (self.globals, self.builtins):
+            value = dict.get(names, name, NULL)
+            if value is not NULL:
+                return Known(value)
+        return UNKNOWN
+
+    def local_name(self, name: str) -> Value:
+        """A name in module or class code."""
+        return self.name(name)
+
+
+class FunctionScope(Scope):
+    """The scope of a call that is only imagined."""
+
+    def __init__(self, function: FunctionType) -> None:
+        builtins = function.__builtins__  # type: ignore[attr-defined]
+        super().__init__(function.__code__, function.__globals__, builtins)
+        self.function = function
+
+    def cell(self, index: int) -> Value:
+        """What a free variable holds."""
+        free = index - (self.listing.slots - len(self.code.co_freevars))
+        closure = self.function.__closure__
+        if closure is None or not 0 <= free < len(closure):
+            return UNKNOWN
+        return contents(closure[free])
+
+
+# A guard's continuation is None again before a handler of the user's can run.
+CONTINUATIONS = ("__gr_k", "__gr_l")
+
+
+class FrameScope(Scope):
+    """The scope of a live frame; its values are read when they are asked for."""
+
+    def __init__(self, frame: FrameType) -> None:
+        super().__init__(frame.f_code, frame.f_globals, frame.f_builtins)
+        self.frame = frame
+
+    def fast(self, index: int) -> Value:
+        """Local variable number ``index`` as it is now."""
+        name = self.code._varname_from_oparg(index)  # type: ignore[attr-defined]
+        if name.startswith(CONTINUATIONS):
+            return Known(None)
+        if not values.available():
+            return self._by_name(index)
+        try:
+            return Known(values.local(self.frame, index))
+        except values.Unreadable:
+            return UNKNOWN
+
+    def _by_name(self, index: int) -> Value:
+        # Not the first choice: before 3.13 it makes the frame keep a copy of all its
+        # locals, and with them the memory they hold.
+        name = self.code._varname_from_oparg(index)  # type: ignore[attr-defined]
+        found = self.frame.f_locals
+        return Known(found[name]) if name in found else UNKNOWN
+
+    def cell(self, index: int) -> Value:
+        """What the cell in local variable ``index`` holds now."""
+        held = self.fast(index)
+        if isinstance(held, Known) and type(held.value) is CellType:
+            return contents(held.value)
+        return UNKNOWN if values.available() else held
+
+    def slot(self, index: int) -> Value:
+        """Slot ``index`` of the frame's value stack."""
+        if not values.available():
+            return UNKNOWN
+        try:
+            return Known(values.slot(self.frame, index))
+        except values.Unreadable:
+            return NULL
+
+    def local_name(self, name: str) -> Value:
+        """A name in module or class code."""
+        if name.startswith(CONTINUATIONS):
+            return Known(None)
+        names = self.frame.f_locals
+        if type(names) is dict and name in names:
+            return Known(names[name])
+        return self.name(name) if type(names) is dict else UNKNOWN
+
+
+def contents(cell: CellType) -> Value:
+    """What a cell holds now."""
+    try:
+        return Known(cell.cell_contents)
+    except ValueError:
+        return UNKNOWN
+
+
+_SLOTS = [Slot(index) for index in range(64)]
+
+
+def live_stack(depth: int) -> list[Value]:
+    """The first ``depth`` slots of a live frame, to be read on demand."""
+    while len(_SLOTS) < depth:
+        _SLOTS.append(Slot(len(_SLOTS)))
+    return list(_SLOTS[:depth])

@@ -1,0 +1,1 @@
+"""What torch knows of a run."""

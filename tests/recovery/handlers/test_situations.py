@@ -1,0 +1,89 @@
+"""Small programs: the verdict of their guards against what really happens."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpurescue.recovery.handlers import Fate, values
+
+_FOLDER = Path(__file__).parent / "situations"
+_FATES = {"U": Fate.UNHANDLED, "H": Fate.HANDLED, "M": Fate.MAYBE}
+
+
+def _read() -> list[Any]:
+    found = []
+    for path in sorted(_FOLDER.glob("*.txt")):
+        for part in ("\n" + path.read_text()).split("\n### ")[1:]:
+            head, _, source = part.partition("\n")
+            name, _, expected = head.rpartition(":")
+            case = (expected.strip(), source)
+            found.append(pytest.param(*case, id=f"{path.stem}-{name.strip()}"))
+    return found
+
+
+_SITUATIONS = _read()
+_VERSION = "{}.{}".format(*sys.version_info)
+
+
+def _expected(text: str) -> set[Fate]:
+    """``U``, or by version: ``M 3.11=U``; several letters are alternatives."""
+    default, *others = text.split()
+    for other in others:
+        version, _, letters = other.partition("=")
+        if version == _VERSION:
+            default = letters
+    return {_FATES[letter] for letter in default}
+
+
+@pytest.mark.parametrize("mode", ["body", "blocks"])
+@pytest.mark.parametrize(("expected", "source"), _SITUATIONS)
+def test_verdict(
+    expected: str, source: str, mode: str, play: Callable[..., Any]
+) -> None:
+    run = play(source, mode)
+    assert run.verdicts, "no guard caught anything"
+    assert not run.false_intercepts(), f"final: {run.final!r}"
+    assert run.first in _expected(expected), run.verdicts
+
+
+@pytest.mark.parametrize(("expected", "source"), _SITUATIONS)
+def test_no_false_intercept_with_guards_everywhere(
+    expected: str, source: str, play: Callable[..., Any]
+) -> None:
+    run = play(source, "all")
+    assert not run.false_intercepts(), f"final: {run.final!r}"
+
+
+@pytest.mark.parametrize(("expected", "source"), _SITUATIONS)
+def test_no_false_intercept_without_the_value_stack(
+    expected: str,
+    source: str,
+    play: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(values, "_works", False)
+    monkeypatch.setattr(values, "_is_known_build", lambda: False)
+    run = play(source)
+    if any(name in source for name in ("import gc\n", "sqlite3", "ctypes")):
+        return  # C code that drops what its callbacks raise: it cannot be seen here
+    assert not run.false_intercepts(), f"final: {run.final!r}"
+
+
+def test_enough_situations() -> None:
+    assert len(_SITUATIONS) >= 150
+
+
+def test_misses_are_few(play: Callable[..., Any]) -> None:
+    """A miss: nobody handles it, but doubt lets it pass to the next outer guard."""
+    missed = [param.id for param in _SITUATIONS if _misses(param, play)]
+    assert len(missed) <= len(_SITUATIONS) * 0.1, missed
+
+
+def _misses(param: Any, play: Callable[..., Any]) -> bool:
+    run = play(param.values[1])
+    return any(verdict is run.verdicts[0] for verdict in run.misses())
