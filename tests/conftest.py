@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path[:0] = [str(Path(__file__).parent / name) for name in ("recovery", "scenarios")]
+sys.path[:0] = [
+    str(Path(__file__).parent / name) for name in ("recovery", "scenarios", "kernel")
+]
 
 
 @pytest.fixture(autouse=True)

@@ -73,7 +73,7 @@ class Extension:
         self._undo.callback(self.front.close)
         self._watch(session)
         self._add_loop()
-        guard = CellGuard(lambda: shell.flags, lambda: session.alive is not None)
+        guard = CellGuard(lambda: shell.flags, session)
         self._append(ip.ast_transformers, guard)
         self._append(ip.input_transformers_post, AwaitMagics(shell))
         self._add_hook("pre_run_cell", self._about_to_run)

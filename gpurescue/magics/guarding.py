@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 
 from gpurescue.magics import redefining
+from gpurescue.magics.session import Session
 from gpurescue.source import cells
 from gpurescue.source import tree as trees
 
@@ -23,14 +24,12 @@ class CellGuard:
 
     Args:
         flags: Gives the compiler flags in force.
-        is_watched: Tells whether a run is alive, so that definitions are edits.
+        session: Knows whether a run is alive, so that definitions are edits.
     """
 
-    def __init__(
-        self, flags: Callable[[], int], is_watched: Callable[[], bool]
-    ) -> None:
+    def __init__(self, flags: Callable[[], int], session: Session) -> None:
         self._flags = flags
-        self._is_watched = is_watched
+        self._session = session
 
     def visit(self, tree: ast.AST) -> ast.AST:
         """The tree with guards, or the tree itself."""
@@ -45,9 +44,10 @@ class CellGuard:
     def _guarded(self, tree: ast.AST) -> ast.AST:
         if not isinstance(tree, ast.Module):
             return tree
+        self._session.note_cell(tree)
         if not any(isinstance(node, _WATCHED) for node in ast.walk(tree)):
             return tree
         made = cells.guard(copy.deepcopy(tree), "<cell>", flags=self._flags())
-        if self._is_watched():
+        if self._session.alive is not None:
             redefining.mark(made)
         return made

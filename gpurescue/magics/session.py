@@ -6,6 +6,7 @@ Each checks everything before it changes anything; a mistake leaves the run park
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import logging
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from gpurescue.recovery.engine import Body, Hooks, Run, State
 from gpurescue.recovery.hotswap import Redefinitions
 from gpurescue.recovery.plan import Action, Plan, Restart
 from gpurescue.recovery.suspension import Suspension
+from gpurescue.source import operands
 from gpurescue.source.cells import Definition
 
 _log = logging.getLogger(__name__)
@@ -115,6 +117,13 @@ class Session:
         if found is None:
             raise UsageError("The run has just gone on; wait for its cell.")
         return found
+
+    def note_cell(self, tree: ast.Module) -> None:
+        """Note which variables a cell may change while a run is parked."""
+        job = self.alive
+        held = job.run.suspension if job is not None else None
+        if held is not None:
+            held.changed |= operands.changed_names(tree.body)
 
     # -- starting --------------------------------------------------------------------
 

@@ -257,9 +257,14 @@ def build(live: Live, target: Target) -> Continuation:
     is_body = frames.is_body(live.frame)
     if is_inner:
         body = remainders.reporting(body, is_module=is_body)
-    if is_body:
-        return _build_body(live, target, block, body)
-    return _build_function(live, target, block, body)
+    builder = _build_body if is_body else _build_function
+    try:
+        return builder(live, target, block, body)
+    except SyntaxError as error:
+        raise PatchRejected(
+            f"What is left of {target.definition.name} cannot be compiled by itself "
+            f"({error.msg}); go on from an outer frame with %resume --frame N."
+        ) from error
 
 
 def _build_body(

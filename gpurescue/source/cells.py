@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import linecache
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import CodeType
 
@@ -35,9 +36,7 @@ class Definition:
     @property
     def line(self) -> int:
         """First line of the function; 0 for a cell's body."""
-        if isinstance(self.scope, ast.Module):
-            return 0
-        return trees.first_line(self.scope)
+        return first_line_of(self.scope)
 
     @property
     def name(self) -> str:
@@ -172,4 +171,39 @@ def guard(
     allow = flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     plain = compile(tree, filename, "exec", allow, dont_inherit=True)
     variables = transform.functions_of(plain)
-    return transform.guard_module(trees.normalise(tree), variables, body=guard_body)
+    trees.normalise(tree)
+
+    def guarded(skipped: frozenset[int]) -> ast.Module:
+        made = transform.guard_module(
+            trees.copied(tree), variables, body=guard_body, skipped=skipped
+        )
+        compile(made, filename, "exec", allow, dont_inherit=True)
+        return made
+
+    try:
+        return guarded(frozenset())
+    except SyntaxError:
+        return guarded(_too_deep(tree, guarded))
+
+
+def _too_deep(
+    tree: ast.Module, guarded: Callable[[frozenset[int]], ast.Module]
+) -> frozenset[int]:
+    """First lines of the functions that guards would nest too deeply.
+
+    CPython allows 20 blocks in each other, and guards are blocks, too. Such a function
+    is left as it is: a crash in it suspends its caller.
+    """
+    lines = {0, *(first_line_of(scope) for scope in trees.scopes(tree))}
+    found: set[int] = set()
+    for line in lines:
+        try:
+            guarded(frozenset(lines - {line}))
+        except SyntaxError:
+            found.add(line)
+    return frozenset(found)
+
+
+def first_line_of(scope: Scope) -> int:
+    """First line of a function; 0 for a cell's body."""
+    return 0 if isinstance(scope, ast.Module) else trees.first_line(scope)

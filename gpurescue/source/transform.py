@@ -13,7 +13,7 @@ a run is parked, the line of the header. So line tables, tracebacks, breakpoints
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from types import CodeType
 
 from gpurescue.source import hidden, operands
@@ -30,7 +30,11 @@ LOADED_GUARDS = f'__import__("sys").modules.get("{GUARDS}")'
 
 
 def guard_module(
-    tree: ast.Module, variables: Mapping[tuple[str, int], CodeType], *, body: bool
+    tree: ast.Module,
+    variables: Mapping[tuple[str, int], CodeType],
+    *,
+    body: bool,
+    skipped: Set[int] = frozenset(),
 ) -> ast.Module:
     """Guard every function of ``tree`` in place, and its own statements if ``body``.
 
@@ -39,12 +43,13 @@ def guard_module(
         variables: The plain code of each function by (name, first line), which says
             which of its variables are cells.
         body: True for the body of a ``%%resilient`` cell.
+        skipped: First lines of functions to leave as they are; 0 is the body.
     """
     for scope in list(trees.scopes(tree)):
         if isinstance(scope, ast.Module):
-            if body:
+            if body and 0 not in skipped:
                 guard_scope(scope, cells=(), is_async=awaits(scope))
-        else:
+        elif trees.first_line(scope) not in skipped:
             code = variables.get((scope.name, trees.first_line(scope)))
             guard_scope(scope, cells=cells_of(code) if code else ())
     return tree

@@ -79,6 +79,20 @@ def test_rescued_run_is_bit_identical(notebook):
     )
 
 
+def test_second_crash_in_forward_after_its_class_was_run_again(notebook):
+    source = (
+        "from torch import nn\nclass Twice(nn.Module):\n"
+        "    def forward(self, x):\n        return x + {}\n"
+    )
+    notebook.run(source.format("bad_one"), timeout=60)
+    assert notebook.run("%%resilient\nout = Twice()(1)").error == "Suspended"
+    notebook.run(source.format("bad_two"))
+    assert "in Twice.forward" in notebook.run("%resume").panels[0]
+    notebook.run(source.format("40"))
+    assert notebook.run("%resume").is_ok
+    assert notebook.run("out").value == "41"
+
+
 def test_modes_of_the_calling_cell_hold_in_the_run(notebook):
     notebook.run("import torch; torch.set_grad_enabled(False)", timeout=60)
     body = "%%resilient\ntorch.is_grad_enabled()"

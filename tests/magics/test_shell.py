@@ -10,6 +10,8 @@ import pytest
 import gpurescue
 from gpurescue.errors import CannotResume, Suspended, UsageError
 from gpurescue.magics import extension, guarding
+from gpurescue.magics.session import Session
+from gpurescue.state.device import TorchRuntime
 
 CELL = """\
 def ratio(x):
@@ -119,7 +121,7 @@ def test_cell_guard_never_breaks_a_cell(ip, monkeypatch, caplog):
 
 def test_cell_guard_leaves_cells_without_functions_alone():
     tree = ast.parse("x = 1\nfor i in y: pass")
-    guard = guarding.CellGuard(lambda: 0, lambda: True)
+    guard = guarding.CellGuard(lambda: 0, Session({}, TorchRuntime()))
     assert guard.visit(tree) is tree
     assert guard.visit(tree.body[0]) is tree.body[0]
 

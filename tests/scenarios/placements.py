@@ -189,8 +189,8 @@ def make_criterion(smoothing):
             smoothing.backward()
         return F.cross_entropy(output, target, weight=weight, label_smoothing=smoothing)
     return criterion
-criterion = make_criterion(0.1)
 """
+_MAKE_CRITERION = "criterion = make_criterion(0.1)\n"
 _CLOSURE_BODY = _swap(BODY, "F.cross_entropy(model(x), y)", "criterion(model(x), y)")
 
 _TRAINER = """
@@ -310,13 +310,14 @@ PLACEMENTS = (
     ),
     Placement(
         name="closure",
-        cells=(NET, MAKE, _CLOSURE),
+        cells=(NET, MAKE, _CLOSURE, _MAKE_CRITERION),
         body=_CLOSURE_BODY,
         fix=(_swap(_CLOSURE, "smoothing.backward()", "weight = weight + 1"), "%resume"),
         clean_cells=(
             NET,
             MAKE,
             _swap(_CLOSURE, "smoothing.backward()", "weight = weight + 1"),
+            _MAKE_CRITERION,
         ),
         clean_body=_CLOSURE_BODY,
     ),

@@ -104,6 +104,24 @@ def test_a_line_trace_is_the_same() -> None:
     assert traced(run_cell(FUNCTION)["f"]) == traced(plain["f"])
 
 
+@pytest.mark.parametrize("guard_body", [False, True])
+def test_code_that_guards_would_nest_too_deeply_is_left_alone(guard_body: bool) -> None:
+    managers = ", ".join(["contextlib.nullcontext()"] * 13)
+    source = (
+        "import contextlib\n"
+        f"def deep():\n    with {managers}:\n        return 1\n"
+        "def flat():\n    return 2\n"
+        f"with {managers}:\n    value = deep() + flat()\n"
+    )
+    name = harness.keep(source)
+    code = cells.compile_unit(ast.parse(source), name, guard_body=guard_body)
+    names: dict[str, Any] = {"__gr_iter__": loops.loop_iterator}
+    exec(code, names)
+    assert names["value"] == 3
+    assert "gpurescue.recovery.guards" in names["flat"].__code__.co_consts
+    assert "gpurescue.recovery.guards" not in names["deep"].__code__.co_consts
+
+
 def test_future_flags_stay() -> None:
     source = "from __future__ import annotations\ndef f(x: nowhere): pass\n"
     assert run_cell(source)["f"].__annotations__ == {"x": "nowhere"}

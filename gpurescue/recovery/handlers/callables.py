@@ -23,7 +23,7 @@ from typing import Any, Final, TypeVar
 from gpurescue.recovery.handlers import values
 from gpurescue.recovery.handlers.abstract import Made, Value
 from gpurescue.recovery.handlers.calls import is_from_c
-from gpurescue.recovery.handlers.crossing import Crossing, is_special
+from gpurescue.recovery.handlers.crossing import Crossing, is_special, is_version_of
 from gpurescue.recovery.handlers.objects import (
     inherits,
     is_any,
@@ -148,10 +148,7 @@ def _unwrapped(function: Any) -> Any:
 def _python(crossing: Crossing, function: Any) -> list[Value]:
     while type(function) is MethodType:
         function = function.__func__
-    code = (
-        getattr(function, "__code__", None) if type(function) is FunctionType else None
-    )
-    if code is crossing.inner.f_code:
+    if is_version_of(function, crossing.inner.f_code):
         return crossing.passes()
     raise Undecided("code ran beside the function that is called")
 
@@ -322,10 +319,7 @@ def attribute_error(crossing: Crossing, owner: Any) -> list[Value]:
     """An AttributeError out of the lookup of an attribute of ``owner``."""
     has_fallback, fallback = lookup(type(owner), "__getattr__")
     if has_fallback:
-        is_itself = (
-            type(fallback) is FunctionType
-            and fallback.__code__ is crossing.inner.f_code
-        )
+        is_itself = is_version_of(fallback, crossing.inner.f_code)
         return crossing.passes() if is_itself or crossing.name == "__getattr__" else []
     _, lookup_method = lookup(type(owner), "__getattribute__")
     if is_any(type(lookup_method), (FunctionType, WrapperDescriptorType)):

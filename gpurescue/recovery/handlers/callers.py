@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from gpurescue.recovery.handlers import callables, values
 from gpurescue.recovery.handlers.abstract import Known, Made, Value
-from gpurescue.recovery.handlers.crossing import Crossing
+from gpurescue.recovery.handlers.crossing import Crossing, is_version_of
 from gpurescue.recovery.handlers.objects import inherits, is_any, lookup
 from gpurescue.recovery.handlers.paths import Undecided
 from gpurescue.recovery.handlers.tables import OP
@@ -98,7 +98,7 @@ def _is_finaliser(crossing: Crossing) -> bool:
     if not crossing.arguments:
         return False
     _, method = lookup(type(crossing.first), "__del__")
-    return type(method) is FunctionType and method.__code__ is crossing.inner.f_code
+    return is_version_of(method, crossing.inner.f_code)
 
 
 def _is_dead_reference(value: Any) -> bool:

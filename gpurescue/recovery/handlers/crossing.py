@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from types import (
     CellType,
+    CodeType,
     FrameType,
     FunctionType,
 )
@@ -20,6 +21,7 @@ from gpurescue.recovery.handlers.objects import (
     lookup,
 )
 from gpurescue.recovery.handlers.paths import Undecided
+from gpurescue.recovery.handlers.shapes import GUARDS
 from gpurescue.recovery.handlers.tables import OP, Instruction, listing
 
 T = TypeVar("T")
@@ -43,6 +45,20 @@ def is_special(name: str) -> bool:
 
 
 _NO_GETTERS: Final = (FunctionType, staticmethod, classmethod, type(None))
+
+
+def is_version_of(function: Any, code: CodeType) -> bool:
+    """Whether ``function`` runs ``code``, or did until it was redefined.
+
+    A redefinition gives a function other code while calls of it are still live.
+    """
+    if type(function) is not FunctionType:
+        return False
+    own = function.__code__
+    if own is code:
+        return True
+    is_guarded = GUARDS in own.co_consts and GUARDS in code.co_consts
+    return is_guarded and own.co_qualname == code.co_qualname
 
 
 class lazy(Generic[T]):

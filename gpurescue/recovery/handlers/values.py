@@ -56,9 +56,10 @@ _works = False
 _layout = _LAYOUTS.get(sys.version_info[:2], _LAYOUTS[3, 13])
 
 # The whole address space as arrays: indexing one is twice as fast as from_address().
-_words = (ctypes.c_uint64 * 2**44).from_address(0)
-_bytes = (ctypes.c_uint8 * 2**47).from_address(0)
-_objects = (ctypes.py_object * 2**44).from_address(0)
+_space = 2**47 if ctypes.sizeof(ctypes.c_void_p) == 8 else 8
+_words = (ctypes.c_uint64 * (_space // 8)).from_address(0)
+_bytes = (ctypes.c_uint8 * _space).from_address(0)
+_objects = (ctypes.py_object * (_space // 8)).from_address(0)
 
 
 class Unreadable(LookupError):

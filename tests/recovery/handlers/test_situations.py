@@ -74,6 +74,20 @@ def test_no_false_intercept_without_the_value_stack(
     assert not run.false_intercepts(), f"final: {run.final!r}"
 
 
+@pytest.mark.parametrize(("expected", "source"), _SITUATIONS)
+def test_no_false_intercept_if_every_call_looks_as_if_from_c(
+    expected: str,
+    source: str,
+    play: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As it does while a frame evaluator (PEP 523) of torch.compile is set."""
+    monkeypatch.setattr(values, "_works", True)
+    monkeypatch.setattr(values, "called_from_c", lambda frame: True)
+    run = play(source)
+    assert not run.false_intercepts(), f"final: {run.final!r}"
+
+
 def test_enough_situations() -> None:
     assert len(_SITUATIONS) >= 150
 

@@ -220,16 +220,25 @@ def run():
     assert run.first is Fate.HANDLED  # nn.Module.__getattr__ raises another one
 
 
-def test_while_torch_compile_watches_frames(play: Callable[..., Any]) -> None:
-    """With a PEP 523 hook every call looks as if made from C."""
-    import torch
-    from torch._dynamo import eval_frame
-
-    assert torch is not None
-    old = eval_frame.set_eval_frame(lambda *args: None)
+@pytest.mark.parametrize("handles", [True, False])
+def test_below_torch_compile(handles: bool, play: Callable[..., Any]) -> None:
+    error = "KeyError" if handles else "OSError"
+    run = play(f"""
+import torch
+@guard
+def f():
+    raise KeyError("x")
+step = torch._dynamo.disable(f)
+def go(x):
+    y = x + 1
+    torch._dynamo.graph_break()
+    step()
+    return y
+def run():
     try:
-        source = _HEAD + _CALLS["forward"] + "\nrun = go\n"
-        run = play(source.replace("EXC", "KeyError"))
-    finally:
-        eval_frame.set_eval_frame(old)
-    assert run.first is not Fate.HANDLED
+        torch.compile(go, backend="eager")(torch.ones(2))
+    except {error}:
+        pass
+""")
+    assert not run.false_intercepts()
+    assert run.first is not (Fate.UNHANDLED if handles else Fate.HANDLED)

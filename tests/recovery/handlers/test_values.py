@@ -199,7 +199,7 @@ class _Thing:
         return args[0]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, database=None)
 @given(block=_BLOCKS, expression=_EXPRESSIONS)
 def test_callable_is_found_in_any_expression(block: str, expression: str) -> None:
     if "'b'" in expression and "f'" in expression:
