@@ -13,7 +13,7 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 MAX_HANDS = 2
 
@@ -61,35 +61,39 @@ class Reading:
     total: int | None
     seconds: float
 
-    def is_same_round(self, other: Reading) -> bool:
-        """Tell whether both are of the same round of one loop."""
-        return (self.name, self.count, self.total) == (
-            other.name,
-            other.count,
-            other.total,
-        )
-
     def __str__(self) -> str:
         of = "" if self.total is None else f"/{self.total}"
         return f"{self.name} {self.count}{of}"
 
 
+class _Stand(NamedTuple):
+    """How far one loop has come."""
+
+    count: int
+    total: int | None
+    seconds: float
+
+
 class Hand:
-    """Counts the rounds of one loop."""
+    """Counts the rounds of one loop; over when the loop lets go of it."""
 
     __slots__ = (
-        "__weakref__", "_advance", "_clock", "count", "has_inner", "started", "total",
-    )  # fmt: skip
+        "__weakref__",
+        "_advance",
+        "_clock",
+        "count",
+        "depth",
+        "start",
+        "total",
+    )
 
-    def __init__(
-        self, clock: Clock, iterator: Iterator[Any], total: int | None
-    ) -> None:
+    def __init__(self, clock: Clock, iterator: Iterator[Any], depth: int) -> None:
         self._clock = clock
         self._advance = iterator.__next__
-        self.total = total
+        self.depth = depth
         self.count = 0
-        self.has_inner = False
-        self.started = time.monotonic()
+        self.total: int | None = None
+        self.start = time.monotonic()
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -102,13 +106,20 @@ class Hand:
     def __del__(self) -> None:
         self._clock.ended(self)
 
+    def stand(self) -> _Stand:
+        """How far the loop has come by now."""
+        return _Stand(self.count, self.total, time.monotonic() - self.start)
+
 
 class Clock:
-    """The one or two loops that a run is in, outermost first."""
+    """The one or two loops that a run is in, outermost first.
+
+    Loops are held weakly: an iterator must die when its loop ends, and not later.
+    """
 
     def __init__(self) -> None:
-        self._hands: list[weakref.ref[Hand]] = []
-        self._last: tuple[Reading, ...] = ()
+        self._live: list[weakref.ref[Hand]] = []
+        self._past: list[_Stand | None] = [None] * MAX_HANDS
         self._thread = 0
 
     def start(self) -> None:
@@ -119,7 +130,6 @@ class Clock:
 
     def stop(self) -> None:
         """Stop listening; the last reading stays."""
-        self._last = self.read()
         if _clocks.get(self._thread) is self:
             del _clocks[self._thread]
         _listen()
@@ -127,49 +137,42 @@ class Clock:
     @property
     def is_full(self) -> bool:
         """True when both hands are in use."""
-        return len(self._hands) >= MAX_HANDS
+        return len(self._live) >= MAX_HANDS
 
     def wrap(self, iterable: Iterable[Any]) -> Iterator[Any]:
         """The iterator of a loop that may be one of the two outermost."""
         iterator = iter(iterable)
-        if self.is_full:
+        depth = len(self._live)
+        if depth >= MAX_HANDS:
             return reiterable(iterator)
-        hand = Hand(self, iterator, length(iterable))
-        for outer in filter(None, (ref() for ref in self._hands)):
-            outer.has_inner = True
-        self._hands.append(weakref.ref(hand))
-        _listen()
+        hand = Hand(self, iterator, depth)
+        hand.total = length(iterable)
+        self._past[depth:] = [None] * (MAX_HANDS - depth)
+        self._live.append(weakref.ref(hand))
+        if self.is_full:
+            _listen()
         return hand
 
     def ended(self, hand: Hand) -> None:
-        """A loop is over: its hand was let go of."""
-        last = self._readings(hand)
-        if not (last and self._last and last[0].is_same_round(self._last[0])):
-            self._last = last  # else its inner loop has ended before it: both stand
+        """A loop is over."""
+        was_full = self.is_full
+        self._past[hand.depth] = hand.stand()
         # A weak reference still answers inside __del__ (not so for cyclic garbage).
-        left = [ref for ref in self._hands if ref() not in (None, hand)]
-        self._hands = left
-        _listen()
+        self._live = [ref for ref in self._live if ref() not in (None, hand)]
+        if was_full:
+            _listen()
 
     def read(self) -> tuple[Reading, ...]:
-        """Both hands as they stand; after the loops, as they last stood."""
-        return self._readings() or self._last
-
-    def _readings(self, ending: Hand | None = None) -> tuple[Reading, ...]:
-        hands = [hand for ref in self._hands if (hand := ref()) is not None]
-        if ending is not None and ending not in hands:
-            hands.append(ending)
-        is_nested = len(hands) > 1 or any(hand.has_inner for hand in hands)
-        names = ("epoch", "step") if is_nested else ("step",)
-        now = time.monotonic()
+        """Both hands as they stand; of a loop that is over, as it last stood."""
+        stands = list(self._past)
+        for ref in self._live:
+            if (hand := ref()) is not None:
+                stands[hand.depth] = hand.stand()
+        found = [stand for stand in stands if stand is not None]
+        names = ("epoch", "step") if len(found) > 1 else ("step",)
         return tuple(
-            Reading(
-                name=name,
-                count=hand.count,
-                total=hand.total,
-                seconds=now - hand.started,
-            )
-            for name, hand in zip(names, hands, strict=False)
+            Reading(name=name, count=s.count, total=s.total, seconds=s.seconds)
+            for name, s in zip(names, found, strict=False)
         )
 
     def __str__(self) -> str:
