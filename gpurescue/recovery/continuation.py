@@ -212,23 +212,31 @@ class Continuation:
             ) from None
 
     def _run_body(self) -> None:
-        names = self.live.frame.f_globals
+        names = self._namespace()
         current: Continuation | None = self
         while current is not None:
             exec(current.code, names)
             current = self._next(names)
 
     async def _run_body_async(self) -> None:
-        names = self.live.frame.f_globals
+        names = self._namespace()
         current: Continuation | None = self
         while current is not None:
             await eval(current.code, names)
             current = self._next(names)
 
+    def _namespace(self) -> dict[str, Any]:
+        """The cell's variables, and ours among them."""
+        names = self.live.frame.f_globals
+        names.update(self._values)
+        self._values = {}
+        return names
+
     def _next(self, names: dict[str, Any]) -> Continuation | None:
         following = take_following(names)
         if following is not None:
             self.target = following.target
+            following._namespace()
         return following
 
 
@@ -272,13 +280,10 @@ def _build_body(
 ) -> Continuation:
     names = live.frame.f_globals
     moved = {new: names[old] for old, new in target.loops.items() if old in names}
-    moved |= target.values
     code = splice.compile_module(
         body, target.definition, block=block.index, like=live.frame.f_code
     )
-    made = Continuation(live, target, code, {})
-    names.update(moved)
-    return made
+    return Continuation(live, target, code, moved | target.values)
 
 
 def _build_function(

@@ -16,7 +16,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import CellType, CodeType, FrameType, FunctionType
 from typing import Any
 
@@ -31,6 +31,8 @@ from gpurescue.recovery.suspension import Suspension, held_frames, suspend
 from gpurescue.recovery.switch import Switch
 from gpurescue.source import align, cells
 from gpurescue.source.remainder import Path
+from gpurescue.source.transform import LOOP
+from gpurescue.source.tree import is_hidden
 
 _log = logging.getLogger(__name__)
 _numbers = itertools.count(1)
@@ -70,6 +72,7 @@ class _Unwinding:
 
     error: BaseException
     plan: Plan
+    new_names: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -185,9 +188,9 @@ class Run:
             return made, _Unwinding(error=held.error, plan=made)
         if made.frame.index > 0:
             self._check_outer(made)
-            return made, _Unwinding(error=held.error, plan=made)
-        extra = held.new_names.get(0, {})
-        held.live.extra.update(extra)
+            added = held.new_names.get(made.frame.index, {})
+            return made, _Unwinding(error=held.error, plan=made, new_names=added)
+        held.live.extra.update(held.new_names.get(0, {}))
         ready = self._built(held.live, made.target)
         return made, ready
 
@@ -241,9 +244,10 @@ class Run:
 
     def _end(self, error: BaseException | None) -> None:
         self.clock.stop()
-        for name in [n for n in self.body.namespace if n.startswith("__gr_")]:
-            if name != "__gr_iter__":
-                del self.body.namespace[name]
+        names = self.body.namespace
+        for name in list(names):  # at once: other cells may be running
+            if is_hidden(name) and name != LOOP:
+                names.pop(name, None)
         unwinding, self._unwinding = self._unwinding, None
         self._base = None
         state = State.FINISHED
@@ -289,12 +293,14 @@ class Run:
         """True if ``error`` is the one on its way out, or was raised from it."""
         if self._unwinding is None:
             return False
-        seen: BaseException | None = error
-        while seen is not None and seen is not self._unwinding.error:
-            seen = seen.__cause__ or seen.__context__
-        if seen is None:
-            self._unwinding = None
-        return seen is not None
+        chain: list[BaseException] = []
+        link: BaseException | None = error
+        while link is not None and link not in chain:
+            chain.append(link)
+            link = link.__cause__ or link.__context__
+        if self._unwinding.error not in chain:
+            self._unwinding = None  # somebody has swallowed it: this one is new
+        return self._unwinding is not None
 
     def _live(
         self, frame: FrameType, block: int, holder: FunctionType | None
@@ -339,8 +345,10 @@ class Run:
         self, frame: FrameType, block: int, holder: FunctionType | None
     ) -> Continuation | None:
         """The frame to go on from is reached: everything inside it has unwound."""
-        made = self._unwinding.plan if self._unwinding else None
-        if made is None or made.frame is None or made.target is None:
+        if self._unwinding is None:
+            return None
+        made = self._unwinding.plan
+        if made.frame is None or made.target is None:
             return None
         if made.frame.frame is not frame:
             return None
@@ -348,6 +356,7 @@ class Run:
         wanted, _ = continuation.split(made.frame.definition, made.frame.path)
         if live is None or wanted is not live.block:
             return None
+        live.extra.update(self._unwinding.new_names)
         ready = self._built(live, made.target)
         self._unwinding = None
         continuation.release(ready)

@@ -13,7 +13,7 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 MAX_HANDS = 2
 
@@ -66,7 +66,8 @@ class Reading:
         return f"{self.name} {self.count}{of}"
 
 
-class _Stand(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Stand:
     """How far one loop has come."""
 
     count: int

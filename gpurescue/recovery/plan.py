@@ -173,7 +173,7 @@ def _head(
     }
     failing, given, unused = operands.reuse(block[last], values, usable)
     notes = _again(done, usable, given, unused)
-    return (*before, failing), given, notes
+    return (*before, *failing), given, notes
 
 
 def _is_affected(operand: Operand, suspension: Suspension, held: HeldFrame) -> bool:

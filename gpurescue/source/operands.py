@@ -133,13 +133,19 @@ def keep(body: list[ast.stmt], used: set[str]) -> list[ast.stmt]:
     for node in body:
         names = _keep_in(node)
         used.update(names)
-        found.append(node)
-        if isinstance(node, ast.If):
-            node.body[:0] = hidden.clear(names)
-            node.orelse[:0] = hidden.clear(names)
-        elif not isinstance(node, ast.Return):
-            found += hidden.clear(names)
+        found += _letting_go(node, names)
     return found
+
+
+def _letting_go(node: ast.stmt, names: list[str]) -> list[ast.stmt]:
+    """``node``, and as soon as it is done, nothing in the hidden ``names``."""
+    if isinstance(node, ast.If):
+        node.body[:0] = hidden.clear(names)
+        node.orelse[:0] = hidden.clear(names)
+        return [node]
+    if isinstance(node, ast.Return):
+        return [node]
+    return [node, *hidden.clear(names)]
 
 
 def _keep_in(node: ast.stmt) -> list[str]:
@@ -236,7 +242,7 @@ def _node_at(
 
 def reuse(
     new: ast.stmt, values: dict[int, Any], done: list[Operand]
-) -> tuple[ast.stmt, dict[str, Any], list[Operand]]:
+) -> tuple[list[ast.stmt], dict[str, Any], list[Operand]]:
     """A copy of ``new`` that takes the values that are ready from hidden variables.
 
     A call of ``new`` has a value if the same call, word for word, has one in the old
@@ -248,8 +254,8 @@ def reuse(
         done: The operands of the old statement that are ready.
 
     Returns:
-        The statement, the hidden variables by name, and the operands for which
-        ``new`` has no use.
+        The statement (and what lets go of the values behind it), the hidden
+        variables by name, and the operands for which ``new`` has no use.
     """
     copied = trees.copied(new)
     waiting = [operand.node for operand in operands(copied)]
@@ -268,7 +274,7 @@ def reuse(
             waiting = waiting[waiting.index(twin) + 1 :]
     if replaced:
         _Reader(replaced).visit(copied)
-    return copied, given, unused
+    return _letting_go(copied, sorted(given)), given, unused
 
 
 def _twin(waiting: list[ast.expr], node: ast.expr) -> ast.expr | None:
