@@ -14,7 +14,7 @@ import ast
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import CellType, CodeType, FrameType, FunctionType
 from typing import Any
 
@@ -114,7 +114,7 @@ class Continuation:
         self, live: Live, target: Target, code: CodeType, values: dict[str, Any]
     ) -> None:
         self.live = live
-        self.target = target
+        self.target = replace(target, values={})  # taken over: must not live here
         self.code = code
         self.outcome = "next"
         self.value: Any = None
@@ -228,6 +228,8 @@ class Continuation:
     def _namespace(self) -> dict[str, Any]:
         """The cell's variables, and ours among them."""
         names = self.live.frame.f_globals
+        slots = [name for name in list(names) if name.startswith(operands.SLOT)]
+        names.update(dict.fromkeys(slots))
         names.update(self._values)
         self._values = {}
         return names

@@ -192,6 +192,7 @@ class Run:
             return made, _Unwinding(error=held.error, plan=made, new_names=added)
         held.live.extra.update(held.new_names.get(0, {}))
         ready = self._built(held.live, made.target)
+        made.target.values.clear()  # tensors among them: the plan may be kept
         return made, ready
 
     def _check_outer(self, made: Plan) -> None:
