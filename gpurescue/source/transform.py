@@ -108,6 +108,8 @@ class _Guard:
             if isinstance(node, ast.Expr) and hasattr(node, "gr_displayed"):
                 _display(node)
         self.slots = _keep_operands(scope)
+        if not self.is_module:
+            _Listings(scope).visit(scope)
         top, *inner = [(b, _loops_inside(b.body)) for b in self.layout.blocks]
         for block, loops in inner:
             self._guard_block(block, loops)
@@ -270,6 +272,52 @@ def _keep_iterator(loop: Loop) -> None:
     if not hasattr(loop, "gr_once"):
         loop.orelse = [*hidden.clear([name]), *loop.orelse]
     _BreakClears(name).clear(loop.body)
+
+
+class _Listings(ast.NodeTransformer):
+    """Leaves our names out of ``locals()``, ``vars()`` and ``dir()`` of a function.
+
+    The call itself stays where it was; what it gives is looked at only if it is what
+    the builtin gives, and not something of the user's with the same name.
+    """
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        self.generic_visit(node)
+        is_bare = not node.args and not node.keywords
+        if not (is_bare and isinstance(node.func, ast.Name)):
+            return node
+        text = _LISTINGS.get(node.func.id)
+        if text is None:
+            return node
+        made = hidden.expression(text)
+        for inner in ast.walk(made):
+            if hasattr(inner, "lineno"):
+                ast.copy_location(inner, node)
+        assert isinstance(made, ast.Call)
+        made.args = [node]
+        return made
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        nested = trees.Function | ast.ClassDef | ast.Lambda
+        if isinstance(node, nested) and node is not self.scope:
+            return node
+        return super().generic_visit(node)
+
+
+_OURS = f"__gr_n[:{len(trees.HIDDEN)}] == {trees.HIDDEN!r}"
+_NAMES = (
+    f"(lambda __gr_d: {{__gr_n: __gr_v for __gr_n, __gr_v in __gr_d.items() "
+    f"if not ({_OURS})}} if __gr_d.__class__ is {{}}.__class__ else __gr_d)(_)"
+)
+_LISTINGS = {
+    "locals": _NAMES,
+    "vars": _NAMES,
+    "dir": f"(lambda __gr_d: [__gr_n for __gr_n in __gr_d if not ({_OURS})] "
+    "if __gr_d.__class__ is [].__class__ else __gr_d)(_)",
+}
 
 
 class _BreakClears(ast.NodeTransformer):
