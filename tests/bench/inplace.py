@@ -131,7 +131,7 @@ def measure_loops(step: Any, num_steps: int, num_rounds: int) -> dict[str, list[
 
 def overhead(quick: bool) -> dict[str, float]:
     """Guards against plain, with real 1 ms steps and with empty ones."""
-    times = measure_loops(_torch_step(1.0), 50, 12 if quick else 60)
+    times = measure_loops(_torch_step(1.0), 60, 9 if quick else 99)
     ratios = {
         label: statistics.median(
             a / b for a, b in zip(times[label], times["plain"], strict=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import traceback
 from typing import Any
 
 import harness
@@ -84,15 +86,20 @@ def test_retry_in_the_edited_function() -> None:
 
 def test_any_number_of_wrong_fixes_then_a_right_one() -> None:
     book, run, out = parked()
-    depths = []
+    depths, stacks = [], []
     for k in range(12):
-        depths.append(len(run.suspension.frames) if run.suspension else 0)
+        held = run.suspension
+        assert held is not None
+        depths.append(len(held.frames))
+        stacks.append(sum(1 for _ in traceback.walk_stack(held.live.frame)))
         book.redefine(run, INNER.replace("missing", f"still_missing_{k}"))
         assert finish(run) is State.SUSPENDED
     book.redefine(run, INNER.replace("missing", "100"))
     assert finish(run) is State.FINISHED
     assert out == CLEAN
     assert set(depths) == {3}
+    grown = {after - before for before, after in itertools.pairwise(stacks)}
+    assert grown == {1}, "one frame a round"
 
 
 def test_skip_leaves_the_statement_out() -> None:
