@@ -72,6 +72,13 @@ def without_ours(traceback: TracebackType | None) -> TracebackType | None:
     return traceback
 
 
+def show_line_of(error: BaseException | None, frame: FrameType) -> None:
+    """Make ``f_lineno`` of a frame that is over the line where ``error`` left it."""
+    entry = error.__traceback__ if error is not None else None
+    if entry is not None and entry.tb_frame is frame and _can_set_line():
+        _set_line(frame, entry.tb_lineno or 0)
+
+
 class showing_line_of:
     """``frame.f_lineno`` is the line where ``error`` was raised, and not our guard's.
 

@@ -51,16 +51,23 @@ def leave() -> None:
 
 def caught(block: int, holder: FunctionType | None = None) -> Continuation | None:
     """Called by the guard of a block, inside its ``except``."""
+    run = _runs.get(threading.get_ident())
+    if run is None:
+        return None
     frame = sys._getframe(1)
     with frames.showing_line_of(sys.exception(), frame):
-        return _answer(frame, block, holder)
+        return _answer(run, frame, block, holder)
 
 
 def caught_last(block: int, holder: FunctionType | None = None) -> Continuation | None:
     """The same for a function's whole body: what it lets go leaves the frame."""
-    frame = sys._getframe(1)
-    with frames.showing_line_of(sys.exception(), frame) as shown:
-        found = _answer(frame, block, holder)
+    run = _runs.get(threading.get_ident())
+    error, frame = sys.exception(), sys._getframe(1)
+    if run is None:
+        frames.show_line_of(error, frame)
+        return None
+    with frames.showing_line_of(error, frame) as shown:
+        found = _answer(run, frame, block, holder)
         shown.is_kept = found is None
     if found is None:
         _hand_back(frame)
@@ -71,11 +78,10 @@ caught_body = caught_last
 
 
 def _answer(
-    frame: FrameType, block: int, holder: FunctionType | None
+    run: Catcher, frame: FrameType, block: int, holder: FunctionType | None
 ) -> Continuation | None:
-    run = _runs.get(threading.get_ident())
     error = sys.exception()
-    if run is None or error is None:
+    if error is None:
         return None
     try:
         return run.caught(frame, block, holder, error)
