@@ -18,7 +18,7 @@ from gpurescue.source.align import Alignment
 from gpurescue.source.cells import Definition
 from gpurescue.source.locate import Site
 from gpurescue.source.operands import Operand
-from gpurescue.source.remainder import Path
+from gpurescue.source.remainder import Path, Step
 from gpurescue.source.tree import Held, Loop
 
 
@@ -385,6 +385,8 @@ def behind(old: Definition, new: Definition, done: continuation.Continuation) ->
         raise PatchRejected("A finished block belongs to no statement.")
     path = continuation.path_to(new.scope.body, owner)
     old_path = continuation.path_to(old.scope.body, old_owner)
+    is_body = done.live.block.field == "body"
+    clause = getattr(owner, "orelse", ())
     live = dict(
         zip(
             map(id, remainder.walk(new.scope.body, path)),
@@ -393,6 +395,9 @@ def behind(old: Definition, new: Definition, done: continuation.Continuation) ->
         )
     )
     head, values = continuation.exit_head(continuation.Leave(done))
+    if is_body and clause and done.outcome == "next":
+        path = (*path[:-1], Step(path[-1].at, "orelse"), Step(0))
+        head = (trees.copied(clause[0]),)
     return Target(
         definition=new,
         path=path,

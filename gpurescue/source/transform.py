@@ -236,6 +236,12 @@ def _insert_checks(scope: Scope) -> None:
             leaving = trees.leave_name(node)
             check = _if_set(leaving)
             check.body = hidden.statements(f"{leaving}.leave()")
+            if isinstance(node, ast.Try | ast.TryStar) and node.orelse:
+                # A body that a continuation has finished goes on behind the check,
+                # which knows whether the `else` is to run, and in what version.
+                (clause,) = hidden.statements(f"if {leaving} is None: pass")
+                assert isinstance(clause, ast.If)
+                clause.body, node.orelse = node.orelse, [clause]
             return [*hidden.clear([trees.resume_name(node), leaving]), node, check]
 
     Inserter().visit(scope)

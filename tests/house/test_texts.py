@@ -11,7 +11,7 @@ import pytest
 HOSTS = {"www.apache.org"}  # those that a file may name
 URL = re.compile(r"(?:https?|ftp|git\+ssh)://([\w.-]+)")
 INDEX = re.compile(r"(?:find-links|index-url|trusted-host)\b")
-HOMES = re.compile(r"(?<![\w.])/(?:home|opt|private|root|Users|work)/[\w.]")
+HOMES = re.compile(r"(?<![\w.])/(?:home|opt|private|root|tmp|Users|work)/[\w.]")
 TEXTS = {".ipynb", ".md", ".py", ".toml", ".txt", ".html", ""}
 
 

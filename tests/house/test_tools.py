@@ -18,8 +18,10 @@ TOOLS = {
 
 
 @pytest.mark.parametrize("name", TOOLS)
-def test_tool_is_content(name: str, root: Path) -> None:
+def test_tool_is_content(name: str, root: Path, tmp_path: Path) -> None:
     tool, *arguments = TOOLS[name]
+    if tool == "mypy":  # an old cache hides what it has not looked at again
+        arguments += ["--cache-dir", str(tmp_path)]
     command = [str(Path(sysconfig.get_path("scripts")) / tool), *arguments]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
