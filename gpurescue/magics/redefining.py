@@ -101,6 +101,9 @@ def _inside(value: Any) -> list[Any]:
         for attribute in ("__wrapped__", "__func__", "func")
         if callable(inner := getattr(value, attribute, None))
     ]
+    kept = getattr(value, "__dict__", None)
+    if isinstance(kept, dict) and not isinstance(value, type):
+        found += [inner for inner in kept.values() if isinstance(inner, FunctionType)]
     for cell in getattr(value, "__closure__", None) or ():
         with contextlib.suppress(ValueError):  # the cell is still empty
             if callable(cell.cell_contents):

@@ -20,6 +20,7 @@ from typing import Any
 
 from gpurescue.errors import CannotResume, PatchRejected
 from gpurescue.recovery import frames
+from gpurescue.recovery.hotswap import defaults_of
 from gpurescue.source import hidden, operands, splice, transform
 from gpurescue.source import remainder as remainders
 from gpurescue.source import tree as trees
@@ -322,9 +323,28 @@ def _values(live: Live, target: Target) -> dict[str, Any]:
     skipped = declared | set(live.cells) | live.gone
     found = {**frames.read(live.frame), **live.extra}
     values = {k: v for k, v in found.items() if k not in skipped}
+    values |= _new_parameters(live, target.definition, {*found, *skipped})
     for old, new in target.loops.items():
         values[new] = frames.hidden(live.frame, old)
     return values | target.values
+
+
+def _new_parameters(
+    live: Live, definition: Definition, known: set[str]
+) -> dict[str, Any]:
+    """Parameters that an edit has added have their defaults: no caller gave them."""
+    scope = definition.scope
+    if definition is live.definition or not isinstance(scope, trees.Function):
+        return {}
+    arguments = [*scope.args.posonlyargs, *scope.args.args, *scope.args.kwonlyargs]
+    missing = {a.arg for a in arguments if a.arg not in known} - live.gone
+    old = live.definition.scope
+    if isinstance(old, trees.Function):  # not one that the call itself has deleted
+        own = (*old.args.posonlyargs, *old.args.args, *old.args.kwonlyargs)
+        missing -= {a.arg for a in own}
+    if not missing:
+        return {}
+    return {k: v for k, v in defaults_of(definition).items() if k in missing}
 
 
 def release(ready: Continuation) -> None:

@@ -9,6 +9,7 @@ bound methods, instances, decorated and registered references all see it.
 from __future__ import annotations
 
 import ast
+import functools
 import gc
 import inspect
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from gpurescue.errors import PatchRejected
 from gpurescue.source import cells, transform
 from gpurescue.source.cells import Definition
 
+_PLAIN = (FunctionType, staticmethod, classmethod)
 _KEPT = {"__dict__", "__weakref__", "__doc__", "__module__", "__qualname__"}
 
 
@@ -106,17 +108,36 @@ class Redefinitions:
 
     def _redefine_attribute(self, old: type, new: type, name: str, value: Any) -> None:
         current = vars(old).get(name)
-        if isinstance(value, type) and _refers_to(value, new):
-            return  # made by a metaclass for the class itself; the old one's stays
+        if isinstance(value, type):
+            self._redefine_inner_class(old, new, name, value)
+            return
         for function in _functions_in(value):
             _point_class_cell(function, old, new)
-        before, after = _innermost(current), _innermost(value)
-        if before is not None and after is not None and before is not after:
-            self.supersede(before.__code__, after.__code__)
-            if type(current) is type(value) and _update_function(before, after):
-                if isinstance(value, FunctionType | staticmethod | classmethod):
-                    return
+        if self._update_all(current, value) and isinstance(value, _PLAIN):
+            return
         setattr(old, name, value)
+
+    def _redefine_inner_class(
+        self, old: type, new: type, name: str, value: type
+    ) -> None:
+        current = vars(old).get(name)
+        if isinstance(current, type) and current.__qualname__ == value.__qualname__:
+            setattr(old, name, self._redefine_class(current, value))
+        elif not _refers_to(value, new):
+            setattr(old, name, value)
+        # Else a metaclass has made it for the class itself: the old one's stays.
+
+    def _update_all(self, current: Any, value: Any) -> bool:
+        """Carry each function of ``value`` into its partner in ``current``."""
+        before, after = list(_functions_in(current)), list(_functions_in(value))
+        if type(current) is not type(value) or len(before) != len(after):
+            return False
+        updated = []
+        for old, new in zip(before, after, strict=True):
+            if old is not new:
+                self.supersede(old.__code__, new.__code__)
+                updated.append(_update_function(old, new))
+        return bool(updated) and all(updated)
 
 
 def _innermost(value: Any) -> FunctionType | None:
@@ -130,11 +151,12 @@ def _innermost(value: Any) -> FunctionType | None:
 
 
 def _functions_in(value: Any) -> Iterator[FunctionType]:
-    parts = (
-        (value.fget, value.fset, value.fdel)
-        if isinstance(value, property)
-        else (value,)
-    )
+    """The user's own functions in an attribute of a class."""
+    parts: tuple[Any, ...] = (value,)
+    if isinstance(value, property):
+        parts = (value.fget, value.fset, value.fdel)
+    elif isinstance(value, functools.cached_property):
+        parts = (value.func,)
     for part in parts:
         if (function := _innermost(part)) is not None:
             yield function
@@ -194,6 +216,24 @@ def _by_name(code: CodeType) -> dict[str, CodeType]:
 
     add(code)
     return found
+
+
+def defaults_of(definition: Definition) -> dict[str, Any]:
+    """Default values of a function's parameters, from a live function object."""
+    for function in gc.get_objects():
+        if not isinstance(function, FunctionType):
+            continue
+        code = function.__code__
+        if code.co_filename == definition.unit.filename and (
+            cells.definition(code) is definition
+        ):
+            positional = code.co_varnames[: code.co_argcount]
+            values = function.__defaults__ or ()
+            last = positional[len(positional) - len(values) :]
+            return dict(zip(last, values, strict=True)) | (
+                function.__kwdefaults__ or {}
+            )
+    return {}
 
 
 def _running(code: CodeType) -> list[FunctionType]:

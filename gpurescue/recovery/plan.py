@@ -140,6 +140,7 @@ def _retry(
             f"%resume --at {node.lineno} does so all the same."
         )
     head, values, notes = _head(suspension, held, new, aligned)
+    head = (*(trees.copied(node) for node in aligned.first), *head)
     made = _plan(restart, held, new, aligned.failing, head)
     text = f"resumes at {_place(node)}"
     target = replace(_target(made), values=values)

@@ -18,6 +18,14 @@ from gpurescue.source import tree as trees
 from gpurescue.source.remainder import Path, Step
 from gpurescue.source.tree import Held, Loop
 
+_DECLARATIONS = (
+    ast.Import,
+    ast.ImportFrom,
+    ast.FunctionDef,
+    ast.AsyncFunctionDef,
+    ast.ClassDef,
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alignment:
@@ -28,6 +36,8 @@ class Alignment:
         failing: The statement that stands for the one that failed, at or behind it
             in the same block.
         is_changed: False if the two versions say the same.
+        first: New imports and definitions from further out: what is to run may need
+            them, and running them at once changes nothing else.
         notes: What the user should know.
     """
 
@@ -35,6 +45,7 @@ class Alignment:
     failing: Path
     is_changed: bool
     notes: tuple[str, ...] = ()
+    first: tuple[ast.stmt, ...] = ()
 
 
 def align(
@@ -71,13 +82,16 @@ def align(
         name=name,
     )
     assert partner is not None
-    notes = _outer_notes(old, new, step.at, partner)
+    added = _added_before(old, new, partner)
+    first = tuple(node for node in added if isinstance(node, _DECLARATIONS))
+    notes = _outer_notes(added, old[step.at], new[partner])
     around_step = Step(partner, step.field, step.handler)
     return Alignment(
         path=(around_step, *inner.path),
         failing=(around_step, *inner.failing),
         is_changed=True,
         notes=(*notes, *inner.notes),
+        first=(*first, *inner.first),
     )
 
 
@@ -161,20 +175,28 @@ def _removed_notes(
     return (f"had already run: {_shown(gone)}",) if gone else ()
 
 
+def _added_before(
+    old: Sequence[ast.stmt], new: Sequence[ast.stmt], partner: int
+) -> list[ast.stmt]:
+    """New or changed statements that lie before the one that the run stands in."""
+    unchanged = set(_pairs(old, new).values())
+    return [new[j] for j in range(partner) if j not in unchanged]
+
+
 def _outer_notes(
-    old: Sequence[ast.stmt], new: Sequence[ast.stmt], failing: int, partner: int
+    added: Sequence[ast.stmt], old: ast.stmt, new: ast.stmt
 ) -> tuple[str, ...]:
     """Say which edits lie before the current position, in a block around it."""
-    pairs = _pairs(old, new)
+    first = [node for node in added if isinstance(node, _DECLARATIONS)]
+    later = [node for node in added if not isinstance(node, _DECLARATIONS)]
     notes: tuple[str, ...] = ()
-    by_new = {j: i for i, j in pairs.items()}
-    before = [new[j] for j in range(partner) if j not in by_new]
-    if before:
-        notes += (f"takes effect from the next time round: {_shown(before)}",)
-    if _header(old[failing]) != _header(new[partner]):
+    if first:
+        notes += (f"runs first: {_shown(first)}",)
+    if later:
+        notes += (f"takes effect from the next time round: {_shown(later)}",)
+    if _header(old) != _header(new):
         notes += (
-            "takes effect from the next time it is reached: "
-            f"`{first_line(new[partner])}`",
+            f"takes effect from the next time it is reached: `{first_line(new)}`",
         )
     return notes
 

@@ -139,3 +139,28 @@ def test_an_edit_taken_back_is_the_newest(book: harness.Notebook) -> None:
     run = types.SimpleNamespace(redefinitions=redefinitions)
     book.redefine(run, first)  # type: ignore[arg-type]
     assert f() == 1
+
+
+def test_every_kind_of_member_changes(book: harness.Notebook) -> None:
+    source = """
+import functools
+class Outer:
+    class Inner:
+        def method(self):
+            return "old"
+    @property
+    def value(self):
+        return self._value
+    @value.setter
+    def value(self, x):
+        self._value = ("old", x)
+    @functools.cached_property
+    def cached(self):
+        return "old"
+"""
+    book.cell(source)
+    outer, inner = book.names["Outer"](), book.names["Outer"].Inner()
+    redefine(book, source.replace("old", "new"))
+    outer.value = 1
+    assert (inner.method(), outer.value, outer.cached) == ("new", ("new", 1), "new")
+    assert type(inner) is book.names["Outer"].Inner

@@ -181,6 +181,26 @@ def test_the_new_body_of_the_cell() -> None:
     assert [item for item in out if isinstance(item, int)] == [0, 102, 4]
 
 
+def test_new_imports_and_functions_at_the_top_of_the_body_run_first() -> None:
+    body = "for i in range(3):\n    out.append(inner(i))\n    missing_too\n"
+    book, run, out = parked(INNER.replace("missing", "0"), body=body)
+    new = "import math\ndef twice(x):\n    return 2 * x\n"
+    new += body.replace("missing_too", "out.append(twice(math.floor(1.5)))")
+    restart = Restart(body=book.new_body(new))
+    notes = ("runs first: `import math`; `def twice(x):`",)
+    assert run.plan(restart).notes == notes
+    assert finish(run, restart) is State.FINISHED, run.error
+    assert [item for item in out if isinstance(item, int)] == [0, 2, 2, 2, 4, 2]
+
+
+def test_a_new_parameter_has_its_default() -> None:
+    book, run, out = parked()
+    edited = INNER.replace("inner(x)", "inner(x, scale=90, *, shift=10)")
+    book.redefine(run, edited.replace("y + missing", "y + scale + shift"))
+    assert finish(run) is State.FINISHED, run.error
+    assert out == CLEAN
+
+
 def test_a_new_body_takes_over_when_an_inner_call_returns() -> None:
     book, run, out = parked(INNER, body="for i in range(3):\n    inner(i)\n")
     book.names["missing"] = 100

@@ -43,6 +43,12 @@ CASES = {
         "c(x)",
         ("takes effect from the next time round: `a(2)`",),
     ),
+    "import put in further out": (
+        "a()",
+        "import m\na()",
+        "c(x)",
+        ("runs first: `import m`",),
+    ),
     "executed one deleted": ("    b()\n", "", "c(x)", ("had already run: `b()`",)),
 }
 
