@@ -31,15 +31,27 @@ class Front:
 
     def begin(self, body: str, *, park: bool = False, fresh: bool = False) -> Waiter:
         """``%%resilient``: start a run, or take the cell as an edit of its own."""
-        cell = self.shell.cell()
         if fresh and self.session.alive is not None:
-            self._line = "{}"
-            self.session.abandon()
-            self.panels.close("abandoned")
-        job = self.session.check_startable(cell)
+            return self._start_over(body, park=park)
+        job = self.session.check_startable(self.shell.cell())
         if job is not None:
             return self._take_as_edit(job, body)
-        script, parks = self._compile(body), park or self.shell.can_ask()
+        return self._start(self._compile(body), park=park)
+
+    def _start_over(self, body: str, *, park: bool) -> Waiter:
+        job = self.session.parked()
+        try:
+            script = self._compile(body)  # first: a typo must not cost the parked run
+        except Exception:
+            self.panels.show(job)  # running the cell again has cleared it
+            raise
+        self._line = "{}"
+        self.session.abandon()
+        self.panels.close("abandoned")
+        return self._start(script, park=park)
+
+    def _start(self, script: Script, *, park: bool) -> Waiter:
+        parks = park or self.shell.can_ask()
         started = self.session.start(script, self.shell.output(), parks=parks)
         return Waiter(self.shell, started)
 

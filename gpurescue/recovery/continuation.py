@@ -230,7 +230,7 @@ class Continuation:
         """The cell's variables, and ours among them."""
         names = self.live.frame.f_globals
         slots = [name for name in list(names) if name.startswith(operands.SLOT)]
-        names.update(dict.fromkeys(slots))
+        names.update(dict.fromkeys(slots, operands.EMPTY))
         names.update(self._values)
         self._values = {}
         return names

@@ -29,9 +29,9 @@ def read(frame: FrameType) -> dict[str, Any]:
     return {k: v for k, v in frame.f_locals.items() if not trees.is_hidden(k)}
 
 
-def hidden(frame: FrameType, name: str) -> Any:
-    """One of our own variables in a frame; None if it is not set."""
-    return frame.f_locals.get(name)
+def hidden(frame: FrameType, name: str, default: Any = None) -> Any:
+    """One of our own variables in a frame."""
+    return frame.f_locals.get(name, default)
 
 
 def write(frame: FrameType, values: Mapping[str, Any]) -> None:

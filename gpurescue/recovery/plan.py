@@ -161,7 +161,17 @@ def _head(
     before = [trees.copied(node) for node in block[first:last]]
     if held.site is not Site.STATEMENT:
         return (*before, trees.copied(block[last])), {}, ()
-    done = operands.ready(held.statement, held.span)
+    slots = {
+        operand.slot: frames.hidden(
+            held.frame, operands.slot_name(operand.slot), operands.EMPTY
+        )
+        for operand in operands.operands(held.statement)
+    }
+    done = [
+        operand
+        for operand in operands.ready(held.statement, held.span)
+        if slots[operand.slot] is not operands.EMPTY
+    ]
     changed = suspension.changed | operands.changed_names(before)
     usable = [
         operand
@@ -169,11 +179,8 @@ def _head(
         if not operands.names_in(operand.node) & changed
         and not _is_affected(operand, suspension, held)
     ]
-    values = {
-        o.slot: frames.hidden(held.frame, operands.slot_name(o.slot)) for o in usable
-    }
-    failing, given, unused = operands.reuse(block[last], values, usable)
-    notes = _again(done, usable, given, unused)
+    failing, given, unused = operands.reuse(block[last], slots, usable)
+    notes = (*_again(done, usable, unused), *_begun(suspension, held, block[last]))
     return (*before, *failing), given, notes
 
 
@@ -186,10 +193,7 @@ def _is_affected(operand: Operand, suspension: Suspension, held: HeldFrame) -> b
 
 
 def _again(
-    done: list[Operand],
-    usable: list[Operand],
-    given: dict[str, Any],
-    unused: list[Operand],
+    done: list[Operand], usable: list[Operand], unused: list[Operand]
 ) -> tuple[str, ...]:
     """Say which calls of the statement run twice, or have run for nothing."""
     notes: tuple[str, ...] = ()
@@ -199,6 +203,17 @@ def _again(
     if unused:
         notes += ("had already run: " + _quoted([ast.unparse(o.node) for o in unused]),)
     return notes
+
+
+def _begun(suspension: Suspension, held: HeldFrame, new: ast.stmt) -> tuple[str, ...]:
+    """Say which part of the statement had begun elsewhere, and begins again."""
+    if held.index or not suspension.failed_inside:
+        return ()
+    part = operands.failing_part(held.statement, held.span)
+    if part is None or not any(ast.dump(n) == ast.dump(part) for n in ast.walk(new)):
+        return ()
+    where = ", ".join(suspension.failed_inside)
+    return (f"runs again from its beginning: {_quoted([ast.unparse(part)])} ({where})",)
 
 
 def _quoted(texts: list[str]) -> str:

@@ -68,6 +68,8 @@ class Suspension:
             that what they held is free again.
         unwound: Names of guarded functions that the exception has left already, since
             somebody in between might have handled it.
+        failed_inside: Where the failing statement had got to: top-level packages, or
+            functions without guards, of the dead frames.
         new_names: Variables that the user has added to a frame, by its index.
         changed: Names that the user may have given another value since it stopped.
         edited: Keys of the definitions that are new since it stopped.
@@ -79,6 +81,7 @@ class Suspension:
     where: str = ""
     traceback_text: str = ""
     unwound: tuple[str, ...] = ()
+    failed_inside: tuple[str, ...] = ()
     new_names: dict[int, dict[str, Any]] = field(default_factory=dict)
     changed: set[str] = field(default_factory=set)
     edited: set[tuple[str, int]] = field(default_factory=set)
@@ -98,6 +101,7 @@ def suspend(
     if not found or found[0].frame is not live.frame:
         return None
     text = "".join(traceback.format_exception(error))
+    inside = _failed_inside(error.__traceback__, live.frame)
     unwound = _unwound(error.__traceback__, live.frame)
     _clear_dead(error.__traceback__, live.frame)
     return Suspension(
@@ -107,6 +111,7 @@ def suspend(
         where=where,
         traceback_text=text,
         unwound=unwound,
+        failed_inside=inside,
     )
 
 
@@ -164,6 +169,20 @@ def _hold(index: int, frame: FrameType, lasti: int) -> HeldFrame | None:
         site=locate.site(frame.f_code, node, at),
         span=at.span,
     )
+
+
+def _failed_inside(entry: TracebackType | None, live: FrameType) -> tuple[str, ...]:
+    """Who else had begun to run: libraries by their name, others by the function's."""
+    found: dict[str, None] = {}
+    while entry is not None:
+        frame = entry.tb_frame
+        if frame is not live and not _is_guarded(frame):
+            module = str(frame.f_globals.get("__name__", ""))
+            own = module == str(live.f_globals.get("__name__", ""))
+            name = frame.f_code.co_name if own else module.partition(".")[0]
+            found[f"it failed inside {name}"] = None
+        entry = entry.tb_next
+    return tuple(found)[:2]
 
 
 def _unwound(entry: TracebackType | None, live: FrameType) -> tuple[str, ...]:

@@ -70,6 +70,8 @@ def align(
     partner = _partner(old, new, step.at)
     around, counterpart = old[step.at], None if partner is None else new[partner]
     if counterpart is None or not _has_block(counterpart, step):
+        if _holds_nothing(old, path):
+            return _align_failing(old, new, step.at, name)
         raise PatchRejected(
             f"The `{remainders.kind(around)}` around line "
             f"{remainders.statement(old, path).lineno} is gone from the new {name}; "
@@ -92,6 +94,14 @@ def align(
         is_changed=True,
         notes=(*notes, *inner.notes),
         first=(*first, *inner.first),
+    )
+
+
+def _holds_nothing(body: Sequence[ast.stmt], path: Path) -> bool:
+    """True if the blocks along ``path`` keep nothing alive: they can be left."""
+    return all(
+        isinstance(node, ast.If | ast.Match) or step.field in {"", "orelse"}
+        for node, step in zip(remainders.walk(body, path), path, strict=True)
     )
 
 
@@ -133,10 +143,12 @@ def _align_failing(
     if limit is None:
         limit = _edited_at(pairs, len(new), failing, len(old))
     if limit is None:
+        following = behind(old, new, failing - 1) if failing else 0
+        line = new[following].lineno if following < len(new) else "LINE"
         raise PatchRejected(
             f"The failing statement (line {old[failing].lineno}: "
-            f"`{first_line(old[failing])}`) is gone from the new {name}; choose where "
-            "to go on with %resume --at LINE."
+            f"`{first_line(old[failing])}`) is gone from the new {name}; go on with "
+            f"what follows it by %resume --at {line}."
         )
     resume = next(
         (j for j in range(limit + 1) if by_new.get(j, failing) >= failing), limit

@@ -49,9 +49,9 @@ def place(node: ast.AST, line: int) -> None:
         setattr(node, name, value)
 
 
-def clear(names: Sequence[str]) -> list[ast.stmt]:
-    """Statements that let go of hidden variables."""
-    return [node for name in names for node in statements(f"{name} = None")]
+def clear(names: Sequence[str], empty: str = "None") -> list[ast.stmt]:
+    """Statements that let go of what hidden variables hold."""
+    return [node for name in names for node in statements(f"{name} = {empty}")]
 
 
 def protected(body: list[ast.stmt], handler: list[ast.stmt]) -> ast.stmt:

@@ -29,6 +29,10 @@ _DISPLAYS = ast.ListComp | ast.SetComp | ast.DictComp
 Simple = ast.Expr | ast.Return | ast.Assign | ast.AugAssign | ast.AnnAssign | ast.If
 
 
+EMPTY = ...
+"""What a slot holds that has no value: no call of a user's gives an ellipsis."""
+
+
 def slot_name(slot: int) -> str:
     """Hidden local of one operand."""
     return f"{SLOT}{slot}__"
@@ -140,12 +144,12 @@ def keep(body: list[ast.stmt], used: set[str]) -> list[ast.stmt]:
 def _letting_go(node: ast.stmt, names: list[str]) -> list[ast.stmt]:
     """``node``, and as soon as it is done, nothing in the hidden ``names``."""
     if isinstance(node, ast.If):
-        node.body[:0] = hidden.clear(names)
-        node.orelse[:0] = hidden.clear(names)
+        node.body[:0] = hidden.clear(names, "...")
+        node.orelse[:0] = hidden.clear(names, "...")
         return [node]
     if isinstance(node, ast.Return):
         return [node]
-    return [node, *hidden.clear(names)]
+    return [node, *hidden.clear(names, "...")]
 
 
 def _keep_in(node: ast.stmt) -> list[str]:
@@ -192,22 +196,33 @@ def ready(node: ast.stmt, failing: tuple[int, int, int, int]) -> list[Operand]:
     at = _node_at(node, failing)
     if at is None or isinstance(node, ast.Assert | ast.Raise):
         return []
-    path = _around(node, at)
+    kept = {id(operand.node): operand for operand in operands(node)}
     done: list[Operand] = []
-    for operand in operands(node):
-        if operand.node is at or id(operand.node) in path:
+    for expression in _in_order(node):
+        if expression is at:
             break
-        done.append(operand)
+        if (operand := kept.get(id(expression))) is not None:
+            done.append(operand)
     return _without_nested(done)
 
 
-def _around(node: ast.stmt, at: ast.AST) -> set[int]:
-    """Ids of the nodes around ``at``: they cannot be ready, it is a part of them."""
-    return {
-        id(outer)
-        for outer in ast.walk(node)
-        if outer is not at and any(inner is at for inner in ast.walk(outer))
-    }
+def failing_part(node: ast.stmt, failing: tuple[int, int, int, int]) -> ast.expr | None:
+    """The call or comprehension of ``node`` that failed, if it was one."""
+    at = _node_at(node, failing)
+    kinds = (*_EFFECTS.__args__, *_DISPLAYS.__args__, ast.GeneratorExp)
+    return at if isinstance(at, kinds) else None
+
+
+def _in_order(node: ast.stmt) -> Iterator[ast.expr]:
+    """Every expression of a statement, in the order in which they get a value."""
+
+    def walk(expression: ast.expr) -> Iterator[ast.expr]:
+        for child in _children(expression):
+            yield from walk(child)
+        yield expression
+
+    for expression, _ in _expressions(node):
+        yield from walk(expression)
 
 
 def _without_nested(found: list[Operand]) -> list[Operand]:

@@ -171,7 +171,8 @@ class _Guard:
         held = [trees.iterator_name(x) for x in loops if not isinstance(x, ast.While)]
         (going_out,) = hidden.statements(f"if {name} is None: raise")
         assert isinstance(going_out, ast.If)
-        going_out.body[:0] = hidden.clear([*dict.fromkeys(held), *self.slots])
+        going_out.body[:0] = hidden.clear(list(dict.fromkeys(held)))
+        going_out.body[:0] = hidden.clear(self.slots, "...")
         handler = hidden.statements(f"{name} = {LOADED_GUARDS}", line=line)
         return hidden.protected(body, [*handler, check, going_out])
 
