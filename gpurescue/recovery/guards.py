@@ -19,6 +19,8 @@ from gpurescue.source.remainder import BOX
 
 _log = logging.getLogger(__name__)
 
+_NEAR = 100  # frames in which a function that calls itself shows up again
+
 STRICT = False  # True under test: our own failures are raised
 
 
@@ -55,6 +57,8 @@ def caught(block: int, holder: FunctionType | None = None) -> Continuation | Non
     if run is None:
         return None
     frame = sys._getframe(1)
+    if _recurs(frame):
+        return None
     with frames.showing_line_of(sys.exception(), frame):
         return _answer(run, frame, block, holder)
 
@@ -63,7 +67,7 @@ def caught_last(block: int, holder: FunctionType | None = None) -> Continuation 
     """The same for a function's whole body: what it lets go leaves the frame."""
     run = _runs.get(threading.get_ident())
     error, frame = sys.exception(), sys._getframe(1)
-    if run is None:
+    if run is None or _recurs(frame):
         frames.show_line_of(error, frame)
         return None
     with frames.showing_line_of(error, frame) as shown:
@@ -75,6 +79,23 @@ def caught_last(block: int, holder: FunctionType | None = None) -> Continuation 
 
 
 caught_body = caught_last
+
+
+def _recurs(frame: FrameType) -> bool:
+    """True inside a recursion that has gone too deep: only its caller is held.
+
+    In there is no room to work, and a thousand frames would each ask.
+    """
+    if not isinstance(sys.exception(), RecursionError):
+        return False
+    code, outer = frame.f_code, frame.f_back
+    for _ in range(_NEAR):
+        if outer is None:
+            return False
+        if outer.f_code is code:
+            return True
+        outer = outer.f_back
+    return False
 
 
 def _answer(

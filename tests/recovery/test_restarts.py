@@ -10,6 +10,7 @@ import harness
 import pytest
 
 from gpurescue.errors import CannotResume, PatchRejected, UsageError
+from gpurescue.recovery import guards
 from gpurescue.recovery.engine import Run, State
 from gpurescue.recovery.plan import Action, Restart
 
@@ -393,7 +394,24 @@ def test_only_values_that_were_made_are_used_again(statement: str) -> None:
     assert probe.out == plain.out
 
 
-def test_a_recursion_error_keeps_its_context() -> None:
+def test_a_recursion_that_is_too_deep_is_held_where_it_began(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(guards, "STRICT", False)  # at the limit asking fails, too
+    book = harness.Notebook()
+    book.cell("def f(x):\n    return f(x + 1)\ndef g(x):\n    return f(x)\n")
+    book.names["start"] = 1
+    run = book.start("result = g(start)")
+    assert run.wait(10) is State.SUSPENDED
+    assert [held.name for held in run.suspension.frames] == ["f", "g", "<module>"]
+    assert run.suspension.error.__context__ is None
+    with pytest.raises(CannotResume, match="f has already been left"):
+        run.resume(Restart())
+    assert finish(run, Restart(action=Action.RETURN, value=0)) is State.FINISHED
+
+
+def test_a_recursion_error_keeps_its_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guards, "STRICT", False)  # at the limit asking fails, too
     book = harness.Notebook()
     book.cell("def f(x):\n    return f(x + 1)\n")
     with pytest.raises(RecursionError) as caught:
