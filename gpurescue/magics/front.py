@@ -31,6 +31,7 @@ class Front:
 
     def begin(self, body: str, *, park: bool = False, fresh: bool = False) -> Waiter:
         """``%%resilient``: start a run, or take the cell as an edit of its own."""
+        self.session.check_outside()
         if fresh and self.session.alive is not None:
             return self._start_over(body, park=park)
         job = self.session.check_startable(self.shell.cell())
@@ -66,6 +67,7 @@ class Front:
 
     def go_on(self, restart: Restart, body: str | None = None) -> Waiter:
         """``%resume`` and ``%%resume``."""
+        self.session.check_outside()
         job = self.session.alive
         if job is not None and job.run.state is State.RUNNING and not job.is_attached:
             return Waiter(self.shell, job)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -106,6 +107,19 @@ class Session:
                 f"Run {job.run.number} is running; interrupt its cell, or wait."
             )
         return job
+
+    def check_outside(self) -> None:
+        """Ask before any command that waits for a run.
+
+        Raises:
+            UsageError: The run itself asks: it would wait for itself.
+        """
+        job = self.alive
+        if job is not None and job.run.thread_id == threading.get_ident():
+            raise UsageError(
+                f"Run {job.run.number} cannot start or resume a run from inside its "
+                "own cell; take the command out of it."
+            )
 
     def suspension(self) -> Suspension:
         """What the parked run stands at.

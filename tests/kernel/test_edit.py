@@ -290,3 +290,20 @@ def test_everything_from_python(notebook):
     assert wrong.traceback.startswith("UsageError: There is no action 'fly'")
     done = notebook.run("gpurescue.resume(action='return', value=5)\nvalue")
     assert done.value == "5"
+
+
+def test_fresh_with_a_typo_keeps_the_parked_run(notebook):
+    notebook.run("%%resilient\nx = 1\nx += hidden_one", cell="typo")
+    failed = notebook.run('%%resilient --fresh\nprint("a"', cell="typo")
+    assert failed.error == "SyntaxError"
+    notebook.run("hidden_one = 1")
+    assert notebook.run("%resume").is_ok
+    assert notebook.run("x").value == "2"
+
+
+def test_a_run_cannot_wait_for_itself(notebook):
+    crashed = notebook.run("%%resilient\nready = 1\n%resume\nready = 2", timeout=10)
+    assert crashed.error == "Suspended"
+    assert "inside its own cell" in crashed.traceback
+    assert notebook.run("%resume --skip").is_ok
+    assert notebook.run("ready").value == "2"
