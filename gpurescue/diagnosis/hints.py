@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gpurescue.recovery import frames
-from gpurescue.recovery.suspension import HeldFrame
+from gpurescue.recovery.suspension import HeldFrame, Suspension
 from gpurescue.source.locate import Site
 
 _LOCALS = ".<locals>."
@@ -26,11 +26,12 @@ class Hint:
     is_gesture: bool = False
 
 
-def hints(held: HeldFrame) -> tuple[Hint, ...]:
-    """What to do about a run that stands in ``held``."""
+def hints(suspension: Suspension) -> tuple[Hint, ...]:
+    """What to do about a run that is held there."""
+    held = suspension.innermost
     edit = _edit_cell() if frames.is_body(held.frame) else _edit_function(held)
     stack = Hint(command="%frames", purpose="see every frame with its variables")
-    return (*edit, _resume(held), stack)
+    return (*edit, _resume(held, suspension.unwound), stack)
 
 
 def _edit_cell() -> tuple[Hint, ...]:
@@ -63,7 +64,10 @@ def _edit_function(held: HeldFrame) -> tuple[Hint, ...]:
     )
 
 
-def _resume(held: HeldFrame) -> Hint:
+def _resume(held: HeldFrame, unwound: tuple[str, ...]) -> Hint:
+    if unwound:
+        purpose = f"run line {held.line}, and {unwound[-1]} in it, from its beginning"
+        return Hint(command=f"%resume --at {held.statement.lineno}", purpose=purpose)
     if held.site is Site.STATEMENT:
         purpose = f"go on from line {held.line}, in this same iteration"
         return Hint(command="%resume", purpose=purpose)

@@ -129,7 +129,7 @@ def report(
         frames=frames,
         num_frames=len(suspension.frames),
         traceback_text=tracebacks.whole(suspension, reader.labels),
-        hints=hints.hints(suspension.innermost),
+        hints=hints.hints(suspension),
     )
 
 

@@ -207,13 +207,16 @@ def _again(
 
 def _begun(suspension: Suspension, held: HeldFrame, new: ast.stmt) -> tuple[str, ...]:
     """Say which part of the statement had begun elsewhere, and begins again."""
-    if held.index or not suspension.failed_inside:
-        return ()
     part = operands.failing_part(held.statement, held.span)
-    if part is None or not any(ast.dump(n) == ast.dump(part) for n in ast.walk(new)):
+    if held.index or part is None:
         return ()
+    if not any(ast.dump(n) == ast.dump(part) for n in ast.walk(new)):
+        return ()
+    text = f"runs again from its beginning: {_quoted([ast.unparse(part)])}"
+    if operands.has_begun_by_itself(part):
+        return (text,)
     where = ", ".join(suspension.failed_inside)
-    return (f"runs again from its beginning: {_quoted([ast.unparse(part)])} ({where})",)
+    return (f"{text} ({where})",) if where else ()
 
 
 def _quoted(texts: list[str]) -> str:

@@ -26,6 +26,7 @@ SLOT = f"{trees.HIDDEN}t"
 
 _EFFECTS = ast.Call | ast.Await | ast.Yield | ast.YieldFrom
 _DISPLAYS = ast.ListComp | ast.SetComp | ast.DictComp
+_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 Simple = ast.Expr | ast.Return | ast.Assign | ast.AugAssign | ast.AnnAssign | ast.If
 
 
@@ -209,8 +210,14 @@ def ready(node: ast.stmt, failing: tuple[int, int, int, int]) -> list[Operand]:
 def failing_part(node: ast.stmt, failing: tuple[int, int, int, int]) -> ast.expr | None:
     """The call or comprehension of ``node`` that failed, if it was one."""
     at = _node_at(node, failing)
-    kinds = (*_EFFECTS.__args__, *_DISPLAYS.__args__, ast.GeneratorExp)
-    return at if isinstance(at, kinds) else None
+    return at if isinstance(at, _EFFECTS | _DISPLAYS | ast.GeneratorExp) else None
+
+
+def has_begun_by_itself(part: ast.expr) -> bool:
+    """True of a comprehension that calls something: some of it has run already."""
+    return isinstance(part, _COMPREHENSIONS) and any(
+        isinstance(inner, _EFFECTS) for inner in ast.walk(part)
+    )
 
 
 def _in_order(node: ast.stmt) -> Iterator[ast.expr]:
@@ -249,10 +256,24 @@ def _node_at(
     exact = [n for n in nodes if trees.span(n) == failing]
     ends = [n for n in nodes if trees.span(n)[2:] == failing[2:]]
     calls = [n for n in ends if isinstance(n, ast.Call)]
-    if exact:
-        effects = [n for n in exact if isinstance(n, _EFFECTS)]
-        return (effects or exact)[0]
-    return calls[0] if len(calls) == 1 else None
+    effects = [n for n in exact if isinstance(n, _EFFECTS)]
+    found = (effects or exact or (calls if len(calls) == 1 else [None]))[0]
+    return found and _out_of_comprehension(node, found)
+
+
+def _out_of_comprehension(
+    node: ast.stmt, found: ast.expr | ast.stmt
+) -> ast.expr | ast.stmt:
+    """The comprehension around ``found``: its insides are no place to go on from.
+
+    From 3.12 on they run in the frame of the statement itself (PEP 709).
+    """
+    for outer in ast.walk(node):
+        if isinstance(outer, _COMPREHENSIONS) and any(
+            inner is found for inner in ast.walk(outer)
+        ):
+            return outer
+    return found
 
 
 def reuse(

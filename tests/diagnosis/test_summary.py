@@ -221,7 +221,7 @@ def test_huge_values_are_cut_and_fast(timed):
     ]
     values += [10 ** (10**6), ["y" * 10**6] * 10**6, [[[["z"] * 10**5] * 10**5]]]
     for value in values:
-        with timed(0.02):
+        with timed(0.2):
             assert len(str(summarise(value))) <= 200
     assert summarise("x" * 10**7).text.endswith("... (10,000,000 characters)")
 

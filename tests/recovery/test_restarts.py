@@ -394,6 +394,19 @@ def test_only_values_that_were_made_are_used_again(statement: str) -> None:
     assert probe.out == plain.out
 
 
+def test_a_comprehension_that_begins_again_is_told() -> None:
+    book = harness.Notebook()
+    book.names |= {"T": (probe := harness.Probe()), "d": {0: 0}}
+    book.cell("def f():\n    return sum([T(i) + d[i] for i in range(2)]) + T(5)\n")
+    run = book.start("result = f()")
+    assert run.wait(5) is State.SUSPENDED
+    book.names["d"] = {0: 0, 1: 1}
+    part = "[T(i) + d[i] for i in range(2)]"
+    assert run.plan(Restart()).notes == (f"runs again from its beginning: `{part}`",)
+    assert finish(run) is State.FINISHED
+    assert (book.names["result"], probe.out) == (7, [0, 1, 0, 1, 5])
+
+
 def test_a_recursion_that_is_too_deep_is_held_where_it_began(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
