@@ -2,8 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Protocol
+
+
+class Rollback(Protocol):
+    """A library call that failed half-way, and how to run it again exactly.
+
+    Made at the failure, while the dead frames of the call still have their variables.
+    Used once, if the statement that made the call runs again; else forgotten.
+    """
+
+    @property
+    def note(self) -> str:
+        """For the plan: what is done about it, or why it cannot be done.
+
+        Such as ``AdamW.step had begun: what it has done is not done again``.
+        """
+        ...
+
+    @property
+    def is_exact(self) -> bool:
+        """True if the call can run again as if it had never begun."""
+        ...
+
+    @property
+    def gives_again(self) -> bool:
+        """True if an iterator failed that will give the same item when asked again."""
+        ...
+
+    def apply(self) -> None:
+        """Take back what was half done; called in the run's thread before it runs."""
+        ...
 
 
 class DeviceRuntime(Protocol):
@@ -14,5 +45,14 @@ class DeviceRuntime(Protocol):
 
         Modes are the thread-local ones: gradients, autocast, inference mode and
         default device.
+        """
+        ...
+
+    def rollbacks(self, error: BaseException, frame: FrameType) -> Sequence[Rollback]:
+        """What the library calls that ``error`` came out of had half done.
+
+        Called in the run's thread. ``error.__traceback__`` begins at, or outside of,
+        ``frame``, the user's frame that is held; the frames behind it are dead, but
+        still have their variables.
         """
         ...

@@ -143,7 +143,9 @@ class Session:
 
     def start(self, script: Script, bind: Bind, *, parks: bool) -> Job:
         """Begin a run; the one before it must be over."""
-        hooks = Hooks(on_start=self.runtime.capture_modes())
+        hooks = Hooks(
+            on_start=self.runtime.capture_modes(), on_failure=self.runtime.rollbacks
+        )
         redefinitions = Redefinitions()
         run = Run(
             Body(code=script.code, namespace=self.namespace),

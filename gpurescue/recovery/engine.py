@@ -15,13 +15,14 @@ import itertools
 import logging
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import CellType, CodeType, FrameType, FunctionType
 from typing import Any
 
 from gpurescue.errors import RecoveryError, UsageError
 from gpurescue.events import Bus, Event, JobEnded, JobResumed, JobSuspended
+from gpurescue.protocols import Rollback
 from gpurescue.recovery import continuation, frames, guards, handlers, plan, switch
 from gpurescue.recovery.continuation import Continuation, Leave, Live, Target
 from gpurescue.recovery.hotswap import Redefinitions
@@ -82,10 +83,14 @@ class Hooks:
     Attributes:
         on_start: Once, before the body: thread-local modes of the caller.
         on_wake: Before the body and after each suspension: whose output it is.
+        on_failure: At an exception that suspends: what was left half done.
     """
 
     on_start: Callable[[], None] = lambda: None
     on_wake: Callable[[], None] = lambda: None
+    on_failure: Callable[[BaseException, FrameType], Sequence[Rollback]] = (
+        lambda error, frame: ()
+    )
 
 
 class Run:
@@ -120,7 +125,7 @@ class Run:
         self.clock = Clock()
         self.num_suspensions = 0
         self._changed = threading.Condition()
-        self._command: Continuation | _Unwinding | None = None
+        self._command: tuple[Plan, Continuation | _Unwinding] | None = None
         self._unwinding: _Unwinding | None = None
         self._base: FrameType | None = None
         self._context = contextvars.copy_context()
@@ -172,7 +177,7 @@ class Run:
                 body = self.suspension.frames[-1].definition
                 self.redefinitions.replace(body, restart.body)
             self.state = State.RUNNING
-            self._command = command
+            self._command = made, command
         self._publish(JobResumed(run=self.number, plan=str(made)))
         with self._changed:
             self._changed.notify_all()
@@ -283,8 +288,15 @@ class Run:
         if not self.parks or not self._is_unhandled(error, frame):
             return None
         live = self._live(frame, block, holder)
-        held = suspend(error, live, self._base, where=str(self.clock)) if live else None
-        return None if held is None else self._park(held)
+        return None if live is None else self._suspend(error, live)
+
+    def _suspend(self, error: Exception, live: Live) -> Continuation | None:
+        rollbacks = tuple(self.hooks.on_failure(error, live.frame))
+        held = suspend(error, live, self._base, where=str(self.clock))
+        if held is None:
+            return None
+        held.rollbacks = rollbacks
+        return self._park(held)
 
     def _is_unhandled(self, error: Exception, frame: FrameType) -> bool:
         fate = handlers.fate(error, frame, self._base)
@@ -327,10 +339,12 @@ class Run:
             self.state = State.SUSPENDED
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._command is not None)
-            command, self._command = self._command, None
+            assert self._command is not None
+            (made, command), self._command = self._command, None
             self.suspension = None
         self._wake()
         if isinstance(command, Continuation):
+            _roll_back(made)
             continuation.release(command)
             return command
         self._unwinding = command
@@ -358,6 +372,7 @@ class Run:
         if live is None or wanted is not live.block:
             return None
         live.extra.update(self._unwinding.new_names)
+        _roll_back(made)
         ready = self._built(live, made.target)
         self._unwinding = None
         continuation.release(ready)
@@ -427,6 +442,12 @@ class Run:
 
     def _publish(self, event: Event) -> None:
         self.bus.publish(event)
+
+
+def _roll_back(made: Plan) -> None:
+    """What was half done is taken back: its call runs again."""
+    for rollback in made.rollbacks:
+        rollback.apply()
 
 
 def _presentable(error: BaseException) -> BaseException:

@@ -221,7 +221,7 @@ def _by_name(code: CodeType) -> dict[str, CodeType]:
 def defaults_of(definition: Definition) -> dict[str, Any]:
     """Default values of a function's parameters, from a live function object."""
     for function in gc.get_objects():
-        if not isinstance(function, FunctionType):
+        if type(function) is not FunctionType:  # asks no object for its __class__
             continue
         code = function.__code__
         if code.co_filename == definition.unit.filename and (
@@ -240,7 +240,7 @@ def _running(code: CodeType) -> list[FunctionType]:
     return [
         found
         for found in gc.get_referrers(code)
-        if isinstance(found, FunctionType) and found.__code__ is code
+        if type(found) is FunctionType and found.__code__ is code
     ]
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from gpurescue.errors import CannotResume, PatchRejected, UsageError
+from gpurescue.protocols import Rollback
 from gpurescue.recovery import continuation, frames, reach
 from gpurescue.recovery.continuation import Target
 from gpurescue.recovery.suspension import HeldFrame, Suspension
@@ -58,6 +59,7 @@ class Plan:
     Attributes:
         text: One line for the user, such as ``resumes at line 12: ...``.
         notes: What the user should know before it runs.
+        rollbacks: What is taken back before it runs.
     """
 
     restart: Restart
@@ -65,6 +67,7 @@ class Plan:
     target: Target | None
     text: str
     notes: tuple[str, ...] = ()
+    rollbacks: tuple[Rollback, ...] = ()
 
     def __str__(self) -> str:
         return "; ".join((self.text, *self.notes))
@@ -98,11 +101,19 @@ def make(suspension: Suspension, restart: Restart, latest: Latest) -> Plan:
     if restart.action is Action.RETURN:
         return _return(restart, held)
     if restart.line is not None:
-        return _at_line(restart, held, new, restart.line)
+        made = _at_line(restart, held, new, restart.line)
+        return _rolled_back(made, [r for r in suspension.rollbacks if r.is_exact])
     aligned = align.align(old.scope.body, new.scope.body, held.path, name=_called(new))
     if restart.action is Action.SKIP:
         return _skip(restart, held, new, aligned)
-    return _retry(restart, suspension, held, new, aligned)
+    made = _retry(restart, suspension, held, new, aligned)
+    return _rolled_back(made, suspension.rollbacks)
+
+
+def _rolled_back(made: Plan, rollbacks: Sequence[Rollback]) -> Plan:
+    """The plan, with what is taken back before it runs."""
+    notes = tuple(rollback.note for rollback in rollbacks)
+    return replace(made, rollbacks=tuple(rollbacks), notes=(*made.notes, *notes))
 
 
 def frame_at(suspension: Suspension, index: int) -> HeldFrame:
@@ -131,8 +142,13 @@ def _retry(
     aligned: Alignment,
 ) -> Plan:
     node = remainder.statement(new.scope.body, aligned.path)
-    if held.site is not Site.STATEMENT and not _is_new(held, node):
+    asks_again = held.site is Site.NEXT and _gives_again(suspension, held)
+    if held.site is not Site.STATEMENT and not (asks_again or _is_new(held, node)):
         raise CannotResume(_refusal(held))
+    for rollback in suspension.rollbacks:
+        if not rollback.is_exact:
+            again = f"%resume --at {node.lineno} runs line {held.line} all the same."
+            raise CannotResume(f"{rollback.note}; {again}")
     if suspension.unwound and held.index == 0:
         raise CannotResume(
             f"{suspension.unwound[-1]} has already been left by the exception, so line "
@@ -159,6 +175,9 @@ def _head(
     block = _block(new, aligned.failing)
     first, last = aligned.path[-1].at, aligned.failing[-1].at
     before = [trees.copied(node) for node in block[first:last]]
+    failing = block[last]
+    if held.site is Site.NEXT and isinstance(failing, Loop):
+        return (*before, remainder.reenter(failing)), {}, ()
     if held.site is not Site.STATEMENT:
         return (*before, trees.copied(block[last])), {}, ()
     slots = {
@@ -179,9 +198,9 @@ def _head(
         if not operands.names_in(operand.node) & changed
         and not _is_affected(operand, suspension, held)
     ]
-    failing, given, unused = operands.reuse(block[last], slots, usable)
+    again, given, unused = operands.reuse(block[last], slots, usable)
     notes = (*_again(done, usable, unused), *_begun(suspension, held, block[last]))
-    return (*before, *failing), given, notes
+    return (*before, *again), given, notes
 
 
 def _is_affected(operand: Operand, suspension: Suspension, held: HeldFrame) -> bool:
@@ -234,6 +253,11 @@ def _block(definition: Definition, path: Path) -> list[ast.stmt]:
 def _is_new(held: HeldFrame, node: ast.stmt) -> bool:
     """True if the run goes on at another statement than the one that failed."""
     return type(node) is not type(held.statement)
+
+
+def _gives_again(suspension: Suspension, held: HeldFrame) -> bool:
+    """True if the loop's iterator, asked again, gives the item that failed."""
+    return held.index == 0 and any(r.gives_again for r in suspension.rollbacks)
 
 
 def _refusal(held: HeldFrame) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import CodeType, FrameType, TracebackType
 from typing import Any
 
+from gpurescue.protocols import Rollback
 from gpurescue.recovery import frames
 from gpurescue.recovery.continuation import Continuation, Live
 from gpurescue.source import cells, locate, remainder, transform
@@ -73,6 +74,7 @@ class Suspension:
         new_names: Variables that the user has added to a frame, by its index.
         changed: Names that the user may have given another value since it stopped.
         edited: Keys of the definitions that are new since it stopped.
+        rollbacks: What library calls had half done.
     """
 
     error: Exception
@@ -86,6 +88,7 @@ class Suspension:
     changed: set[str] = field(default_factory=set)
     edited: set[tuple[str, int]] = field(default_factory=set)
     num_redefinitions: int = 0
+    rollbacks: tuple[Rollback, ...] = ()
 
     @property
     def innermost(self) -> HeldFrame:

@@ -9,8 +9,11 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
+
+from gpurescue.protocols import Rollback
+from gpurescue.state import failure
 
 _log = logging.getLogger(__name__)
 _kept = threading.local()
@@ -37,6 +40,10 @@ class TorchRuntime:
                 _tried(mode)
 
         return apply
+
+    def rollbacks(self, error: BaseException, frame: FrameType) -> tuple[Rollback, ...]:
+        """What the library calls that ``error`` came out of had half done."""
+        return failure.rollbacks(error, frame)
 
 
 def _tried(step: Callable[..., Any], *arguments: ModuleType) -> Any:

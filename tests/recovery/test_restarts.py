@@ -11,7 +11,7 @@ import pytest
 
 from gpurescue.errors import CannotResume, PatchRejected, UsageError
 from gpurescue.recovery import guards
-from gpurescue.recovery.engine import Run, State
+from gpurescue.recovery.engine import Hooks, Run, State
 from gpurescue.recovery.plan import Action, Restart
 
 INNER = """
@@ -430,3 +430,62 @@ def test_a_recursion_error_keeps_its_context(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(RecursionError) as caught:
         book.names["f"](0)
     assert caught.value.__context__ is None
+
+
+# -- what a library call had half done -------------------------------------------------
+
+
+class Half:
+    """A rollback that notes when it is used."""
+
+    def __init__(self, out: list[Any], *, is_exact: bool = True) -> None:
+        self.out = out
+        self.is_exact = is_exact
+        self.note = "the step had begun"
+        self.gives_again = False
+
+    def apply(self) -> None:
+        self.out.append("rolled back")
+
+
+def half_done(*, is_exact: bool = True) -> tuple[harness.Notebook, Run, list[Any]]:
+    out: list[Any] = []
+    hooks = Hooks(on_failure=lambda error, frame: [Half(out, is_exact=is_exact)])
+    book = harness.Notebook()
+    book.names["out"] = out
+    book.cell("def f():\n    out.append('before')\n    out.append(missing)\n")
+    run = book.start("f()\nout.append('end')\n", hooks=hooks)
+    assert run.wait(10) is State.SUSPENDED
+    return book, run, out
+
+
+def test_what_was_half_done_is_taken_back_before_the_statement_runs_again() -> None:
+    book, run, out = half_done()
+    assert "the step had begun" in str(run.plan(Restart()))
+    assert out == ["before"]
+    book.names["missing"] = "done"
+    assert finish(run) is State.FINISHED
+    assert out == ["before", "rolled back", "done", "end"]
+
+
+def test_an_outer_frame_takes_it_back_when_it_is_reached() -> None:
+    book, run, out = half_done()
+    book.names["missing"] = "done"
+    assert finish(run, Restart(frame=1)) is State.FINISHED
+    assert out == ["before", "rolled back", "before", "done", "end"]
+
+
+def test_a_skipped_statement_takes_nothing_back() -> None:
+    _, run, out = half_done()
+    assert finish(run, Restart(action=Action.SKIP)) is State.FINISHED
+    assert out == ["before", "end"]
+
+
+def test_what_cannot_be_taken_back_is_refused_unless_a_line_is_named() -> None:
+    book, run, out = half_done(is_exact=False)
+    with pytest.raises(CannotResume, match=r"the step had begun; %resume --at 3"):
+        run.resume(Restart())
+    assert run.state is State.SUSPENDED
+    book.names["missing"] = "done"
+    assert finish(run, Restart(line=3)) is State.FINISHED
+    assert out == ["before", "done", "end"]
