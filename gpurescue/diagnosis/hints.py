@@ -26,12 +26,16 @@ class Hint:
     is_gesture: bool = False
 
 
+_STOP = Hint(command="%resume --raise", purpose="stop it with a KeyboardInterrupt")
+
+
 def hints(suspension: Suspension) -> tuple[Hint, ...]:
     """What to do about a run that is held there."""
     held = suspension.innermost
     edit = _edit_cell() if frames.is_body(held.frame) else _edit_function(held)
     stack = Hint(command="%frames", purpose="see every frame with its variables")
-    return (*edit, _resume(held, suspension.unwound), stack)
+    last = (stack, _STOP) if suspension.is_paused else (stack,)
+    return (*edit, _resume(held, suspension.unwound), *last)
 
 
 def _edit_cell() -> tuple[Hint, ...]:

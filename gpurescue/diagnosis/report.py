@@ -77,7 +77,7 @@ class CrashReport:
 
     Attributes:
         run_number: The run's number.
-        error_type: Class of the exception.
+        error_type: Class of the exception; ``Paused`` if there is none.
         message: Its text.
         where: Reading of the loop clock, such as ``epoch 2, step 17``.
         frames: The user's frames, innermost first; the middle of a deep stack is left
@@ -121,16 +121,25 @@ def report(
     """
     reader = _Reader(label_of=label_of)
     frames = tuple(map(reader.frame, _shown(suspension.frames)))
+    kind, message = _what(suspension)
     return CrashReport(
         run_number=run_number,
-        error_type=reflection.type_name(suspension.error),
-        message=_message(suspension.error),
+        error_type=kind,
+        message=message,
         where=suspension.where,
         frames=frames,
         num_frames=len(suspension.frames),
         traceback_text=tracebacks.whole(suspension, reader.labels),
         hints=hints.hints(suspension),
     )
+
+
+def _what(suspension: Suspension) -> tuple[str, str]:
+    """What stopped the run: the kind, and the message."""
+    if suspension.is_paused:
+        return "Paused", f"before line {suspension.innermost.line}"
+    error = suspension.error
+    return reflection.type_name(error), _message(error)
 
 
 def _message(error: BaseException) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from gpurescue.events import Event, JobResumed
+from gpurescue.events import Event, JobResumed, PatchApplied
 from gpurescue.magics import rendering, scripts
 from gpurescue.magics.panels import Panels
 from gpurescue.magics.scripts import Script
@@ -90,6 +90,11 @@ class Front:
         if isinstance(event, JobResumed):
             self._let_go()
             self.shell.say(self._line.format(event.plan))
+        job = self.session.job
+        is_running = job is not None and job.run.state is State.RUNNING
+        if isinstance(event, PatchApplied) and is_running:
+            name = "the cell" if event.name == "<module>" else event.name
+            self.shell.say(f"The run takes up the new {name} at its next statement.")
 
     def plan(self, restart: Restart, body: str | None = None) -> Plan:
         """``%resume --dry-run``: work out a restart without doing it."""

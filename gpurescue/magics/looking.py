@@ -15,7 +15,7 @@ from gpurescue.magics.session import Job
 from gpurescue.recovery import frames
 from gpurescue.recovery.engine import State
 from gpurescue.recovery.plan import frame_at
-from gpurescue.recovery.suspension import HeldFrame
+from gpurescue.recovery.suspension import HeldFrame, Suspension
 from gpurescue.source import operands
 
 _HOW = {
@@ -135,12 +135,16 @@ def _summary(job: Job) -> str:
     where = f" at {run.clock}" if str(run.clock) else ""
     times = "once" if run.num_suspensions == 1 else f"{run.num_suspensions} times"
     held = run.suspension
-    why = f" ({rendering.error_line(held.error)})" if held is not None else ""
+    why = f" ({_reason(held)})" if held is not None else ""
     return (
         f"Run {run.number}: {run.state.value}{where}{why}; suspended {times}, "
         f"{len(job.patches)} redefinition{'' if len(job.patches) == 1 else 's'}. "
         f"{_HOW.get(run.state, '')}"
     ).rstrip()
+
+
+def _reason(held: Suspension) -> str:
+    return "paused" if held.is_paused else rendering.error_line(held.error)
 
 
 def _history(job: Job) -> list[str]:

@@ -190,7 +190,10 @@ def error_line(error: BaseException) -> str:
 
 def suspended_line(held: Suspension) -> str:
     """What the cell ends with; it stays true whatever happens next."""
-    what = error_line(held.error)
     where = f" at {held.where}" if held.where else ""
+    if held.is_paused:
+        what = f"before line {held.innermost.line}"
+        return f"Paused{where}: {what}. The run is alive: %fix, %resume."
+    what = error_line(held.error)
     end = "" if what.endswith((".", "!", "?")) else "."
     return f"Suspended{where}: {what}{end} The run is alive: %fix, %resume."

@@ -22,7 +22,7 @@ from gpurescue.recovery.engine import State
 
 _LONGEST = 0.1
 _STUCK = (
-    "The run has not stopped yet, it will when its current call returns; "
+    "The run has not stopped yet, it pauses when its current call returns; "
     "%resume waits for it again."
 )
 _WORDS = {
@@ -133,7 +133,12 @@ def _is_main_thread() -> bool:
 
 
 def interrupt(job: Job) -> None:
-    """Raise KeyboardInterrupt in the run's thread, at its next Python instruction."""
+    """Pause the run in front of the next statement of the user's.
+
+    Where nobody could go on from there it gets a KeyboardInterrupt, as any program.
+    """
+    if job.run.parks and job.run.pause():
+        return
     thread = job.run.thread_id
     if thread is not None and job.run.state is State.RUNNING:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(

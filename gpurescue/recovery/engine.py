@@ -30,7 +30,9 @@ from gpurescue.recovery.loops import Clock
 from gpurescue.recovery.plan import Action, Plan, Restart
 from gpurescue.recovery.suspension import Suspension, held_frames, suspend
 from gpurescue.recovery.switch import Switch
+from gpurescue.recovery.thread import ThreadHandle
 from gpurescue.source import align, cells
+from gpurescue.source.cells import Definition
 from gpurescue.source.remainder import Path
 from gpurescue.source.transform import LOOP
 from gpurescue.source.tree import is_hidden
@@ -74,6 +76,15 @@ class _Unwinding:
     error: BaseException
     plan: Plan
     new_names: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pausing:
+    """The signal that holds a run in front of a statement."""
+
+    error: KeyboardInterrupt
+    frame: FrameType
+    path: Path
 
 
 @dataclass(slots=True, kw_only=True)
@@ -127,6 +138,8 @@ class Run:
         self._changed = threading.Condition()
         self._command: tuple[Plan, Continuation | _Unwinding] | None = None
         self._unwinding: _Unwinding | None = None
+        self._pausing: _Pausing | None = None
+        self._handle: ThreadHandle | None = None
         self._base: FrameType | None = None
         self._context = contextvars.copy_context()
         self._thread = threading.Thread(
@@ -135,6 +148,7 @@ class Run:
             name=f"gpurescue-run-{self.number}",
             daemon=True,
         )
+        self.redefinitions.subscribe(self._edited)
 
     # -- from any thread -------------------------------------------------------
 
@@ -153,6 +167,23 @@ class Run:
         with self._changed:
             self._changed.wait_for(lambda: self.state is not State.RUNNING, timeout)
             return self.state
+
+    def pause(self) -> bool:
+        """Hold the run in front of the next statement of the user's; returns at once.
+
+        A call into a library is not broken off. False if the run cannot be reached.
+        """
+        return self._call(self._arm_pause)
+
+    def _edited(self, old: Definition, new: Definition) -> None:
+        self._call(self._arm_edited)
+
+    def _call(self, function: Callable[[], None]) -> bool:
+        """Have a function called in the run's thread, if the run is running."""
+        handle = self._handle
+        if self.state is not State.RUNNING or handle is None:
+            return False
+        return handle.call(function)
 
     def plan(self, restart: Restart) -> Plan:
         """Work out a restart without doing it.
@@ -220,6 +251,7 @@ class Run:
     def _main(self) -> None:
         try:
             guards.enter(self)
+            self._handle = ThreadHandle()
             self.hooks.on_start()
             self.hooks.on_wake()
             self.clock.start()
@@ -230,6 +262,8 @@ class Run:
             self._end(None)
         finally:
             guards.leave()
+            if self._handle is not None:
+                self._handle.close()
 
     def _execute(self) -> None:
         if self.body.code.co_flags & inspect.CO_COROUTINE:
@@ -282,21 +316,56 @@ class Run:
             return self._switch(frame, block, holder, error)
         if self._unwinding is not None and self._is_unwinding(error):
             return self._arrive(frame, block, holder)
+        if self._pausing is not None and error is self._pausing.error:
+            return self._hold(frame, block, holder, self._pausing)
         if not isinstance(error, Exception):
             return None
         error.__traceback__ = frames.without_ours(error.__traceback__)
         if not self.parks or not self._is_unhandled(error, frame):
             return None
         live = self._live(frame, block, holder)
-        return None if live is None else self._suspend(error, live)
-
-    def _suspend(self, error: Exception, live: Live) -> Continuation | None:
+        if live is None:
+            return None
         rollbacks = tuple(self.hooks.on_failure(error, live.frame))
         held = suspend(error, live, self._base, where=str(self.clock))
         if held is None:
             return None
         held.rollbacks = rollbacks
         return self._park(held)
+
+    def _arm_pause(self) -> None:
+        waiting = held_frames(sys._getframe(), self._base, None)
+        found = [(held.frame, held.definition) for held in waiting]
+        switch.arm_all(found, self._stopped_at)
+
+    def _stopped_at(self, frame: FrameType, path: Path) -> KeyboardInterrupt:
+        error = KeyboardInterrupt()
+        self._pausing = _Pausing(error=error, frame=frame, path=path)
+        return error
+
+    def _hold(
+        self,
+        frame: FrameType,
+        block: int,
+        holder: FunctionType | None,
+        pausing: _Pausing,
+    ) -> Continuation | None:
+        """A pause: held in front of a statement, with nothing failed."""
+        self._pausing = None
+        live = self._live(frame, block, holder)
+        if pausing.frame is not frame or live is None:
+            return None
+        error = pausing.error
+        error.__traceback__ = frames.without_ours(error.__traceback__)
+        held = suspend(error, live, self._base, where=str(self.clock))
+        if held is None:
+            return None
+        held.pause_before(pausing.path)
+        return self._park(held)
+
+    def _arm_edited(self) -> None:
+        """Functions on the stack that were edited switch at their next statement."""
+        switch.arm(self._edited_from(sys._getframe()))
 
     def _is_unhandled(self, error: Exception, frame: FrameType) -> bool:
         fate = handlers.fate(error, frame, self._base)
@@ -331,7 +400,7 @@ class Run:
     def _park(self, held: Suspension) -> Continuation | None:
         """Wait for a command; the exception goes on if it is to unwind."""
         self.num_suspensions += 1
-        name = type(held.error).__name__
+        name = "Paused" if held.is_paused else type(held.error).__name__
         self._publish(JobSuspended(run=self.number, error=name, where=held.where))
         held.num_redefinitions = len(self.redefinitions.log)
         with self._changed:
@@ -431,14 +500,15 @@ class Run:
 
     def _arm_callers(self, frame: FrameType) -> None:
         """An inner call is done: edited functions around it may switch."""
-        if frame.f_back is None:
-            return
-        waiting = [
+        if frame.f_back is not None:
+            switch.arm(self._edited_from(frame.f_back))
+
+    def _edited_from(self, frame: FrameType) -> list[tuple[FrameType, Definition]]:
+        return [
             (held.frame, held.definition)
-            for held in held_frames(frame.f_back, self._base, None)
+            for held in held_frames(frame, self._base, None)
             if self.redefinitions.latest(held.definition) is not held.definition
         ]
-        switch.arm(waiting)
 
     def _publish(self, event: Event) -> None:
         self.bus.publish(event)

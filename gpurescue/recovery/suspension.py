@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import CodeType, FrameType, TracebackType
 from typing import Any
 
@@ -12,6 +12,7 @@ from gpurescue.protocols import Rollback
 from gpurescue.recovery import frames
 from gpurescue.recovery.continuation import Continuation, Live
 from gpurescue.source import cells, locate, remainder, transform
+from gpurescue.source import tree as trees
 from gpurescue.source.cells import Definition
 from gpurescue.source.locate import Site
 from gpurescue.source.remainder import Path
@@ -61,7 +62,8 @@ class Suspension:
     """A parked run.
 
     Attributes:
-        error: The exception that nobody would have handled.
+        error: The exception that nobody would have handled; of a pause the
+            KeyboardInterrupt that ``%resume --raise`` raises.
         live: The guarded block that is held.
         frames: The user's frames, innermost first.
         where: Reading of the loop clock, such as ``epoch 2, step 17``.
@@ -75,9 +77,10 @@ class Suspension:
         changed: Names that the user may have given another value since it stopped.
         edited: Keys of the definitions that are new since it stopped.
         rollbacks: What library calls had half done.
+        is_paused: True if nothing failed: the run was asked to wait.
     """
 
-    error: Exception
+    error: BaseException
     live: Live
     frames: tuple[HeldFrame, ...]
     where: str = ""
@@ -89,15 +92,24 @@ class Suspension:
     edited: set[tuple[str, int]] = field(default_factory=set)
     num_redefinitions: int = 0
     rollbacks: tuple[Rollback, ...] = ()
+    is_paused: bool = False
 
     @property
     def innermost(self) -> HeldFrame:
         """The frame that failed."""
         return self.frames[0]
 
+    def pause_before(self, path: Path) -> None:
+        """Note that the innermost frame has yet to begin the statement at ``path``."""
+        held = self.frames[0]
+        node = remainder.statement(held.definition.scope.body, path)
+        waiting = replace(held, path=path, site=Site.STATEMENT, span=trees.span(node))
+        self.frames = (waiting, *self.frames[1:])
+        self.is_paused = True
+
 
 def suspend(
-    error: Exception, live: Live, base: FrameType | None, *, where: str
+    error: BaseException, live: Live, base: FrameType | None, *, where: str
 ) -> Suspension | None:
     """Describe a run that is held in ``live``; None if its source is not known."""
     found = held_frames(live.frame, base, error.__traceback__)

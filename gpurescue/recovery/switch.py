@@ -1,8 +1,9 @@
-"""Edited functions that are still on the stack switch to their new code.
+"""Stopping a frame in front of its next statement: to switch, or to pause.
 
-A frame that waits for a call cannot be changed while it waits. So when the call
-returns, a one-shot line trace stops the frame in front of its next statement; from
-there the frame's guard goes on in the new source, like after a crash.
+An edited function that is on the stack cannot be changed while it waits for a call. So
+when the call returns, a one-shot line trace stops the frame in front of its next
+statement; from there the frame's guard goes on in the new source, like after a crash.
+A pause stops whichever of the user's frames comes to a statement first.
 
 A line event alone is no statement: the end of a ``with`` block, the next round of a
 loop and the second line of a long call make one too. The stack tells them apart: in
@@ -13,13 +14,14 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
 
 from gpurescue.errors import PatchRejected
 from gpurescue.recovery.handlers import depth_at
-from gpurescue.source import align, locate, remainder
+from gpurescue.recovery.suspension import is_guarded
+from gpurescue.source import align, cells, locate, remainder
 from gpurescue.source import tree as trees
 from gpurescue.source.cells import Definition
 from gpurescue.source.remainder import Path, Step
@@ -35,7 +37,11 @@ class Switch(BaseException):
         self.path = path
 
 
-def arm(waiting: Iterable[tuple[FrameType, Definition]]) -> None:
+Waiting = Iterable[tuple[FrameType, Definition]]
+Stop = Callable[[FrameType, Path], BaseException]
+
+
+def arm(waiting: Waiting) -> None:
     """Stop the first of these frames that comes to a statement of its own.
 
     Args:
@@ -43,14 +49,26 @@ def arm(waiting: Iterable[tuple[FrameType, Definition]]) -> None:
     """
     found = dict(waiting)
     if found:
-        _Trace(found).install()
+        _Trace(found, Switch).install()
+
+
+def arm_all(waiting: Waiting, stop: Stop) -> None:
+    """Stop the first of the user's frames that comes to a statement.
+
+    Args:
+        waiting: Live frames of the calling thread with their definitions; guarded
+            functions that are called from now on are stopped, too.
+        stop: Gives what is raised there.
+    """
+    _Pause(dict(waiting), stop).install()
 
 
 class _Trace:
     """The one-shot trace; what was installed before is put back."""
 
-    def __init__(self, waiting: dict[FrameType, Definition]) -> None:
+    def __init__(self, waiting: dict[FrameType, Definition], stop: Stop) -> None:
         self._waiting = waiting
+        self._stop = stop
         self._before = sys.gettrace()
         self._before_in = {frame: frame.f_trace for frame in waiting}
 
@@ -59,18 +77,21 @@ class _Trace:
             frame.f_trace = self._local
         sys.settrace(self._calls)
 
-    def _calls(self, frame: FrameType, event: str, arg: Any) -> None:
+    def _calls(self, frame: FrameType, event: str, arg: Any) -> Any:
         return None  # new calls are not traced
 
     def _local(self, frame: FrameType, event: str, arg: Any) -> Any:
         if event == "return":
             self._forget(frame)
         elif event == "line" and frame in self._waiting:
-            path = standing_before(frame, self._waiting[frame])
+            path = self._place(frame)
             if path is not None:
                 self._remove()
-                raise Switch(frame, path)
+                raise self._stop(frame, path)
         return self._local
+
+    def _place(self, frame: FrameType) -> Path | None:
+        return standing_before(frame, self._waiting[frame])
 
     def _forget(self, frame: FrameType) -> None:
         self._waiting.pop(frame, None)
@@ -81,6 +102,40 @@ class _Trace:
         for frame, trace in self._before_in.items():
             frame.f_trace = trace
         sys.settrace(self._before)
+
+
+class _Pause(_Trace):
+    """Waits in every guarded frame, also in those that are not there yet."""
+
+    def _calls(self, frame: FrameType, event: str, arg: Any) -> Any:
+        definition = (
+            cells.definition(frame.f_code) if is_guarded(frame.f_code) else None
+        )
+        if definition is None:
+            return None
+        self._waiting[frame] = definition
+        self._before_in[frame] = None
+        return self._local
+
+    def _place(self, frame: FrameType) -> Path | None:
+        definition = self._waiting[frame]
+        path = standing_before(frame, definition)
+        return path if path and _is_place(definition, path) else None
+
+    def _forget(self, frame: FrameType) -> None:
+        self._waiting.pop(frame, None)
+        self._before_in.pop(frame, None)
+
+
+def _is_place(definition: Definition, path: Path) -> bool:
+    """True for a statement that a frame can go on from."""
+    nodes = remainder.walk(definition.scope.body, path[:-1])
+    if any(isinstance(node, ast.TryStar) for node in nodes):
+        return False  # what a clause raises is gathered by the statement itself
+    if not nodes:
+        return True
+    block = trees.child_block(nodes[-1], path[-2].field, path[-2].handler)
+    return path[-1].at < len(block)  # else a round has ended: not in any statement
 
 
 def standing_before(frame: FrameType, definition: Definition) -> Path | None:

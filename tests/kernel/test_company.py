@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import nbformat
@@ -101,19 +102,86 @@ def test_no_standard_input_means_nobody_to_ask(notebook):
     assert parked.error == "Suspended"
 
 
-def test_interrupt_reaches_the_run(notebook):
-    request = notebook.send(
-        "%%resilient\nimport time\nfor i in range(10_000):\n    time.sleep(0.005)\n"
-    )
+SLEEPER = """
+import time
+def nap(i):
+    time.sleep(0.005)
+    return i
+"""
+SLEEPING = """%%resilient
+for i in range(10_000):
+    total += nap(i)
+    if done:
+        break
+"""
+
+
+def start_sleeping(notebook, **options):
+    notebook.run(SLEEPER)
+    notebook.run("total, done = 0, False")
+    return notebook.send(SLEEPING, **options)
+
+
+def test_interrupt_pauses_the_run(notebook):
+    request = start_sleeping(notebook)
     time.sleep(0.5)
     notebook.interrupt()
     began = time.monotonic()
     found = notebook.collect(request, timeout=20)
+    assert time.monotonic() - began < 2
+    assert found.error == "Suspended"
+    assert re.search(r"Paused at step \d+/10000: before line \d", found.traceback)
+    assert "%resume --raise" in found.panels[0]
+    assert "paused" in notebook.run("%rescue").stdout
+    edit = SLEEPER.replace("return i", "globals().update(done=True)\n    return i")
+    assert notebook.run(edit).is_ok
+    assert notebook.run("%resume", timeout=20).is_ok
+    assert notebook.run("total == sum(range(i + 1)), i < 1000").value == "(True, True)"
+
+
+def test_edit_while_the_run_is_going_on(notebook):
+    """As a callback of a widget makes it: the cell that waits leaves the loop free."""
+    notebook.run(
+        "import asyncio\n"
+        "LOOP = '''def loop():\n"
+        "    for i in range(10_000):\n"
+        "        nap(i)\n"
+        "        if done:\n"
+        "            return i\n"
+        "'''\n"
+        "EDIT = LOOP.replace('if done', 'if i > 20')\n"
+        "later = asyncio.get_event_loop().call_later\n"
+    )
+    notebook.run(SLEEPER)
+    notebook.run("done = False\nget_ipython().run_cell(LOOP)")
+    notebook.run("_ = later(0.5, get_ipython().run_cell, EDIT)")
+    found = notebook.run("%%resilient\nprint(loop())", timeout=20)
+    assert found.is_ok
+    printed = found.stdout + "".join(c.get("text", "") for _, c in found.strays)
+    assert "The run takes up the new loop at its next statement." in printed
+    assert 20 < int(found.stdout.split()[-1]) < 1000
+
+
+def test_paused_run_can_be_stopped(notebook):
+    request = start_sleeping(notebook)
+    time.sleep(0.3)
+    notebook.interrupt()
+    assert notebook.collect(request, timeout=20).error == "Suspended"
+    found = notebook.run("%resume --raise")
+    assert found.error == "KeyboardInterrupt"
+    assert "gpurescue" not in found.traceback
+    assert "total += nap(i)" in found.traceback
+    assert notebook.run("1").value == "1"
+
+
+def test_interrupt_of_a_run_that_nobody_can_resume(notebook):
+    request = start_sleeping(notebook, stdin=False)
+    time.sleep(0.5)
+    notebook.interrupt()
+    found = notebook.collect(request, timeout=20)
     assert found.error == "KeyboardInterrupt"
     assert "gpurescue" not in found.traceback
     assert "time.sleep(0.005)" in found.traceback
-    assert time.monotonic() - began < 2
-    assert notebook.run("1").value == "1"
 
 
 def test_second_interrupt_lets_go_of_a_run_that_does_not_answer(notebook):
@@ -128,7 +196,8 @@ def test_second_interrupt_lets_go_of_a_run_that_does_not_answer(notebook):
     assert notebook.run("%%resilient\n1").error == "UsageError"
     notebook.run("blocked.set()")
     time.sleep(0.3)
-    assert "It has failed" in notebook.run("%rescue").stdout
+    assert "suspended (paused)" in notebook.run("%rescue").stdout
+    assert notebook.run("%resume").stdout.endswith("went on\n")
 
 
 def test_the_kernels_loop_is_free_while_a_run_is_awaited(notebook):
