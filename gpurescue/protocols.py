@@ -48,6 +48,10 @@ class DeviceRuntime(Protocol):
         """
         ...
 
+    def memory(self) -> dict[str, int]:
+        """Bytes in use now, by device; those of the process under ``host``."""
+        ...
+
     def rollbacks(self, error: BaseException, frame: FrameType) -> Sequence[Rollback]:
         """What the library calls that ``error`` came out of had half done.
 

@@ -23,6 +23,7 @@ MAX_MESSAGE = 20_000
 MAX_VARIABLES = 30
 MAX_INNER, MAX_OUTER = 10, 5
 MAX_LABEL = 200
+_MIN_FREED = 2**20
 
 _KERNEL_FILE = re.compile(r"ipykernel_\d+[/\\]|^<")
 
@@ -85,6 +86,7 @@ class CrashReport:
         num_frames: How many frames there are.
         traceback_text: The whole traceback.
         hints: What to type next.
+        freed: What letting go of the failed call has freed, in words.
     """
 
     run_number: int
@@ -95,6 +97,7 @@ class CrashReport:
     num_frames: int
     traceback_text: str
     hints: tuple[Hint, ...]
+    freed: str = ""
 
     @property
     def innermost(self) -> FrameReport:
@@ -131,6 +134,7 @@ def report(
         num_frames=len(suspension.frames),
         traceback_text=tracebacks.whole(suspension, reader.labels),
         hints=hints.hints(suspension),
+        freed=_freed(suspension.freed),
     )
 
 
@@ -140,6 +144,21 @@ def _what(suspension: Suspension) -> tuple[str, str]:
         return "Paused", f"before line {suspension.innermost.line}"
     error = suspension.error
     return reflection.type_name(error), _message(error)
+
+
+def _freed(freed: dict[str, int]) -> str:
+    """Such as ``1.2 GB on cuda:0``; empty if it is nothing to speak of."""
+    shown = [
+        f"{_size(count)} on {'the host' if name == 'host' else name}"
+        for name, count in freed.items()
+        if count >= _MIN_FREED
+    ]
+    return " and ".join(shown)
+
+
+def _size(count: int) -> str:
+    gigabytes = count / 1e9
+    return f"{gigabytes:.1f} GB" if gigabytes >= 1 else f"{count / 1e6:.0f} MB"
 
 
 def _message(error: BaseException) -> str:

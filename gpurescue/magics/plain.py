@@ -7,7 +7,7 @@ import gc
 import logging
 from types import CodeType, FunctionType
 
-from gpurescue.recovery import hotswap
+from gpurescue.recovery import frames
 from gpurescue.source import cells, splice, transform
 
 _log = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ def restore() -> int:
     found = [
         thing
         for thing in gc.get_objects()
-        if type(thing) is FunctionType and hotswap.is_guarded(thing)
+        if type(thing) is FunctionType and frames.has_guards(thing.__code__)
     ]
     for function in found:
         _restore(function)

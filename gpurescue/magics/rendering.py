@@ -14,7 +14,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from gpurescue.errors import RescueError, Suspended
 from gpurescue.recovery import frames
-from gpurescue.recovery.suspension import Suspension, is_guarded
+from gpurescue.recovery.suspension import Suspension
 
 _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
 _LONGEST = 200
@@ -173,7 +173,7 @@ def through_live_frames(held: Suspension) -> TracebackType | None:
 
 def _is_replaced(frame: FrameType, known: set[FrameType]) -> bool:
     """A frame that waits for its continuation, which has its variables now."""
-    return is_guarded(frame.f_code) and frame not in known
+    return frames.has_guards(frame.f_code) and frame not in known
 
 
 def error_line(error: BaseException) -> str:

@@ -144,7 +144,9 @@ class Session:
     def start(self, script: Script, bind: Bind, *, parks: bool) -> Job:
         """Begin a run; the one before it must be over."""
         hooks = Hooks(
-            on_start=self.runtime.capture_modes(), on_failure=self.runtime.rollbacks
+            on_start=self.runtime.capture_modes(),
+            on_failure=self.runtime.rollbacks,
+            memory=self.runtime.memory,
         )
         redefinitions = Redefinitions()
         run = Run(

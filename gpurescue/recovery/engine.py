@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import enum
+import gc
 import inspect
 import itertools
 import logging
@@ -23,7 +24,15 @@ from typing import Any
 from gpurescue.errors import RecoveryError, UsageError
 from gpurescue.events import Bus, Event, JobEnded, JobResumed, JobSuspended
 from gpurescue.protocols import Rollback
-from gpurescue.recovery import continuation, frames, guards, handlers, plan, switch
+from gpurescue.recovery import (
+    continuation,
+    dead,
+    frames,
+    guards,
+    handlers,
+    plan,
+    switch,
+)
 from gpurescue.recovery.continuation import Continuation, Leave, Live, Target
 from gpurescue.recovery.hotswap import Redefinitions
 from gpurescue.recovery.loops import Clock
@@ -95,6 +104,7 @@ class Hooks:
         on_start: Once, before the body: thread-local modes of the caller.
         on_wake: Before the body and after each suspension: whose output it is.
         on_failure: At an exception that suspends: what was left half done.
+        memory: Bytes in use, by device; asked around an error for want of memory.
     """
 
     on_start: Callable[[], None] = lambda: None
@@ -102,6 +112,7 @@ class Hooks:
     on_failure: Callable[[BaseException, FrameType], Sequence[Rollback]] = (
         lambda error, frame: ()
     )
+    memory: Callable[[], dict[str, int]] = dict
 
 
 class Run:
@@ -327,11 +338,23 @@ class Run:
         if live is None:
             return None
         rollbacks = tuple(self.hooks.on_failure(error, live.frame))
-        held = suspend(error, live, self._base, where=str(self.clock))
+        held = self._let_go(error, live)
         if held is None:
             return None
         held.rollbacks = rollbacks
         return self._park(held)
+
+    def _let_go(self, error: Exception, live: Live) -> Suspension | None:
+        """Describe the run, and free what the failed call holds."""
+        if not dead.is_out_of_memory(error):
+            return suspend(error, live, self._base, where=str(self.clock))
+        before = self.hooks.memory()
+        held = suspend(error, live, self._base, where=str(self.clock))
+        gc.collect()
+        if held is not None:
+            after = self.hooks.memory()
+            held.freed = {name: used - after[name] for name, used in before.items()}
+        return held
 
     def _arm_pause(self) -> None:
         waiting = held_frames(sys._getframe(), self._base, None)

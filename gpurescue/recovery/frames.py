@@ -6,9 +6,10 @@ import ctypes
 import functools
 import sys
 from collections.abc import Mapping
-from types import CellType, FrameType, FunctionType, TracebackType
+from types import CellType, CodeType, FrameType, FunctionType, TracebackType
 from typing import Any
 
+from gpurescue.source import transform
 from gpurescue.source import tree as trees
 
 _OURS = "gpurescue."
@@ -17,6 +18,16 @@ _OURS = "gpurescue."
 def is_ours(frame: FrameType) -> bool:
     """Tell whether a frame runs gpurescue's own code."""
     return str(frame.f_globals.get("__name__", "")).startswith(_OURS)
+
+
+def is_guarded(frame: FrameType) -> bool:
+    """Tell whether a frame runs the user's code, compiled with guards in it."""
+    return not is_ours(frame) and has_guards(frame.f_code)
+
+
+def has_guards(code: CodeType) -> bool:
+    """Tell whether ``code`` was compiled with guards in it."""
+    return transform.GUARDS in code.co_consts
 
 
 def is_body(frame: FrameType) -> bool:

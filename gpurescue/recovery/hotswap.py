@@ -17,7 +17,7 @@ from types import CodeType, FunctionType, MemberDescriptorType
 from typing import Any
 
 from gpurescue.errors import PatchRejected
-from gpurescue.source import cells, transform
+from gpurescue.source import cells
 from gpurescue.source.cells import Definition
 
 _PLAIN = (FunctionType, staticmethod, classmethod)
@@ -242,8 +242,3 @@ def _running(code: CodeType) -> list[FunctionType]:
         for found in gc.get_referrers(code)
         if type(found) is FunctionType and found.__code__ is code
     ]
-
-
-def is_guarded(function: FunctionType) -> bool:
-    """Tell whether a function was compiled with guards in it."""
-    return transform.GUARDS in function.__code__.co_consts

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 import traceback
 from dataclasses import dataclass, field, replace
-from types import CodeType, FrameType, TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from gpurescue.protocols import Rollback
-from gpurescue.recovery import frames
+from gpurescue.recovery import dead, frames
 from gpurescue.recovery.continuation import Continuation, Live
-from gpurescue.source import cells, locate, remainder, transform
+from gpurescue.source import cells, locate, remainder
 from gpurescue.source import tree as trees
 from gpurescue.source.cells import Definition
 from gpurescue.source.locate import Site
@@ -77,6 +77,8 @@ class Suspension:
         changed: Names that the user may have given another value since it stopped.
         edited: Keys of the definitions that are new since it stopped.
         rollbacks: What library calls had half done.
+        freed: Bytes that letting go of the failed call has freed, by device, after
+            an error for want of memory.
         is_paused: True if nothing failed: the run was asked to wait.
     """
 
@@ -92,6 +94,7 @@ class Suspension:
     edited: set[tuple[str, int]] = field(default_factory=set)
     num_redefinitions: int = 0
     rollbacks: tuple[Rollback, ...] = ()
+    freed: dict[str, int] = field(default_factory=dict)
     is_paused: bool = False
 
     @property
@@ -116,9 +119,9 @@ def suspend(
     if not found or found[0].frame is not live.frame:
         return None
     text = "".join(traceback.format_exception(error))
-    inside = _failed_inside(error.__traceback__, live.frame)
-    unwound = _unwound(error.__traceback__, live.frame)
-    _clear_dead(error.__traceback__, live.frame)
+    inside = dead.failed_inside(error.__traceback__, live.frame)
+    unwound = dead.unwound(error.__traceback__, live.frame)
+    dead.clear(error, live.frame)
     return Suspension(
         error=error,
         live=live,
@@ -140,12 +143,16 @@ def held_frames(
     lasti = entry.tb_lasti if entry is not None else frame.f_lasti
     current: FrameType | None = frame
     while current is not None and current is not base:
-        box = frames.hidden(current, remainder.BOX) if _is_guarded(current) else None
+        box = (
+            frames.hidden(current, remainder.BOX)
+            if frames.is_guarded(current)
+            else None
+        )
         if isinstance(box, Continuation):
             replaced.add(box.live.frame)
         is_body = frames.is_body(current)
         if (
-            _is_guarded(current)
+            frames.is_guarded(current)
             and current not in replaced
             and not (is_body and seen_body)
         ):
@@ -156,15 +163,6 @@ def held_frames(
         current = current.f_back
         lasti = current.f_lasti if current is not None else -1
     return tuple(found)
-
-
-def _is_guarded(frame: FrameType) -> bool:
-    return not frames.is_ours(frame) and is_guarded(frame.f_code)
-
-
-def is_guarded(code: CodeType) -> bool:
-    """Tell whether ``code`` was compiled with guards in it."""
-    return transform.GUARDS in code.co_consts
 
 
 def _hold(index: int, frame: FrameType, lasti: int) -> HeldFrame | None:
@@ -184,37 +182,3 @@ def _hold(index: int, frame: FrameType, lasti: int) -> HeldFrame | None:
         site=locate.site(frame.f_code, node, at),
         span=at.span,
     )
-
-
-def _failed_inside(entry: TracebackType | None, live: FrameType) -> tuple[str, ...]:
-    """Who else had begun to run: libraries by their name, others by the function's."""
-    found: dict[str, None] = {}
-    while entry is not None:
-        frame = entry.tb_frame
-        if frame is not live and not _is_guarded(frame):
-            module = str(frame.f_globals.get("__name__", ""))
-            own = module == str(live.f_globals.get("__name__", ""))
-            name = frame.f_code.co_name if own else module.partition(".")[0]
-            found[f"it failed inside {name}"] = None
-        entry = entry.tb_next
-    return tuple(found)[:2]
-
-
-def _unwound(entry: TracebackType | None, live: FrameType) -> tuple[str, ...]:
-    found: list[str] = []
-    while entry is not None:
-        if entry.tb_frame is not live and _is_guarded(entry.tb_frame):
-            found.append(entry.tb_frame.f_code.co_qualname)
-        entry = entry.tb_next
-    return tuple(found)
-
-
-def _clear_dead(entry: TracebackType | None, live: FrameType) -> None:
-    """Free what the dead frames below the guard hold; their text is kept."""
-    while entry is not None:
-        if entry.tb_frame is not live:
-            try:
-                entry.tb_frame.clear()
-            except RuntimeError:  # still running: a live frame further out
-                pass
-        entry = entry.tb_next

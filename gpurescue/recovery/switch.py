@@ -19,8 +19,8 @@ from types import FrameType
 from typing import Any
 
 from gpurescue.errors import PatchRejected
+from gpurescue.recovery import frames
 from gpurescue.recovery.handlers import depth_at
-from gpurescue.recovery.suspension import is_guarded
 from gpurescue.source import align, cells, locate, remainder
 from gpurescue.source import tree as trees
 from gpurescue.source.cells import Definition
@@ -109,7 +109,7 @@ class _Pause(_Trace):
 
     def _calls(self, frame: FrameType, event: str, arg: Any) -> Any:
         definition = (
-            cells.definition(frame.f_code) if is_guarded(frame.f_code) else None
+            cells.definition(frame.f_code) if frames.is_guarded(frame) else None
         )
         if definition is None:
             return None

@@ -6,9 +6,11 @@ torch is looked up, never imported: without it there is nothing to carry over.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
@@ -41,9 +43,27 @@ class TorchRuntime:
 
         return apply
 
+    def memory(self) -> dict[str, int]:
+        """Bytes in use now: by tensors on each CUDA device, and by the process."""
+        found = {"host": _resident()}
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            for index in range(torch.cuda.device_count()):
+                found[f"cuda:{index}"] = torch.cuda.memory_allocated(index)
+        return found
+
     def rollbacks(self, error: BaseException, frame: FrameType) -> tuple[Rollback, ...]:
         """What the library calls that ``error`` came out of had half done."""
         return failure.rollbacks(error, frame)
+
+
+def _resident() -> int:
+    """Resident memory of this process; 0 where the system does not say."""
+    try:
+        pages = Path("/proc/self/statm").read_text().split()[1]
+    except OSError:
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _tried(step: Callable[..., Any], *arguments: ModuleType) -> Any:

@@ -7,7 +7,7 @@ import weakref
 import harness
 import pytest
 
-from gpurescue.recovery.engine import State
+from gpurescue.recovery.engine import Hooks, State
 from gpurescue.recovery.plan import Action, Restart
 
 TRAIN = """
@@ -64,3 +64,69 @@ def test_nothing_is_kept_alive(fail_at: int, action: Action) -> None:
     plan = run.resume(Restart(action=action))  # a front may keep it
     assert run.wait(5) is State.FINISHED, run.error
     assert num_alive == [0] * 12, plan
+
+
+FORWARD = """
+def forward(n):
+    return library(n)
+for_each = [forward]
+"""
+
+
+def test_failed_call_gives_back_what_it_held() -> None:
+    """Also where the exception was raised from another one, with a frame of its own."""
+    alive: list[weakref.ref[Big]] = []
+
+    def allocate() -> None:
+        activation = Big()
+        alive.append(weakref.ref(activation))
+        raise KeyError(1)
+
+    def library(n: int) -> int:
+        activation = Big()
+        alive.append(weakref.ref(activation))
+        if n:
+            return n
+        try:
+            allocate()
+        except KeyError as error:
+            raise MemoryError("no room") from error
+        return n
+
+    used = iter([500, 200])
+    book = harness.Notebook()
+    book.names |= {"library": library}
+    book.cell(FORWARD)
+    hooks = Hooks(memory=lambda: {"host": next(used)})
+    run = book.start("for n in (1, 0):\n    forward(n)\n", hooks=hooks)
+    assert run.wait(5) is State.SUSPENDED
+    assert [ref() for ref in alive] == [None] * 3
+    assert run.suspension is not None
+    assert run.suspension.freed == {"host": 300}
+    run.resume(Restart(action=Action.SKIP))
+    assert run.wait(5) is State.FINISHED, run.error
+
+
+def test_generator_that_handled_an_earlier_exception_lives_on() -> None:
+    """Its frame is in the traceback of what the failure was raised from."""
+    book = harness.Notebook()
+    out: list[object] = []
+    book.names |= {"out": out}
+    book.cell(
+        "def numbers():\n"
+        "    try:\n"
+        "        raise KeyError(0)\n"
+        "    except KeyError as error:\n"
+        "        kept.append(error)\n"
+        "        yield 1\n"
+        "        yield 2\n"
+        "def fail(cause):\n"
+        "    raise ValueError('late') from cause\n"
+    )
+    book.names |= {"kept": []}
+    run = book.start("for i in numbers():\n    out.append(i)\n    fail(kept[0])\n")
+    for _ in range(2):
+        assert run.wait(5) is State.SUSPENDED
+        run.resume(Restart(action=Action.SKIP))
+    assert run.wait(5) is State.FINISHED, run.error
+    assert out == [1, 2]

@@ -78,3 +78,10 @@ def test_mode_that_is_not_there_is_no_failure(monkeypatch, caplog):
         apply = TorchRuntime().capture_modes()
     apply()
     assert "was not carried over" in caplog.text
+
+
+def test_memory_grows_with_what_is_allocated() -> None:
+    before = TorchRuntime().memory()["host"]
+    kept = torch.ones(20_000_000)
+    assert TorchRuntime().memory()["host"] - before > 70_000_000
+    del kept

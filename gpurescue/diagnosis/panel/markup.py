@@ -32,7 +32,7 @@ def html(report: CrashReport) -> str:
     head = [
         _error(report),
         f'<p class="gr-state">Run {report.run_number} is alive, waiting '
-        f"{_place(report)}.</p>",
+        f"{_place(report)}.{_freed(report)}</p>",
         _source(inner.lines),
         _table(used),
     ]
@@ -99,6 +99,11 @@ def _error(report: CrashReport) -> str:
         return text
     more = f'<pre class="gr-text">{markup(rest[MAX_MESSAGE:])}</pre>'
     return text + "\n" + _folded("Rest of the message", more)
+
+
+def _freed(report: CrashReport) -> str:
+    text = f" The failed call has given back {report.freed}." if report.freed else ""
+    return markup_line(text)
 
 
 def _place(report: CrashReport) -> str:

@@ -83,7 +83,8 @@ def _error(report: CrashReport, ink: _Ink) -> str:
 
 def _state(report: CrashReport) -> str:
     place = one_line(report.place)
-    return f"Run {report.run_number} is alive, waiting {place}."
+    freed = f" The failed call has given back {report.freed}." if report.freed else ""
+    return f"Run {report.run_number} is alive, waiting {place}.{freed}"
 
 
 def _source(lines: Sequence[SourceLine], ink: _Ink) -> list[str]:
