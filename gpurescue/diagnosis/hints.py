@@ -35,7 +35,7 @@ def hints(suspension: Suspension) -> tuple[Hint, ...]:
     edit = _edit_cell() if frames.is_body(held.frame) else _edit_function(held)
     stack = Hint(command="%frames", purpose="see every frame with its variables")
     last = (stack, _STOP) if suspension.is_paused else (stack,)
-    return (*edit, _resume(held, suspension.unwound), *last)
+    return (*edit, _resume(suspension), *last)
 
 
 def _edit_cell() -> tuple[Hint, ...]:
@@ -68,7 +68,12 @@ def _edit_function(held: HeldFrame) -> tuple[Hint, ...]:
     )
 
 
-def _resume(held: HeldFrame, unwound: tuple[str, ...]) -> Hint:
+def _resume(suspension: Suspension) -> Hint:
+    held, unwound = suspension.innermost, suspension.unwound
+    gives_again = any(rollback.gives_again for rollback in suspension.rollbacks)
+    if suspension.iterator is not None and gives_again:
+        purpose = f"ask for the same item again, for line {held.line}"
+        return Hint(command="%resume", purpose=purpose)
     if unwound:
         purpose = f"run line {held.line}, and {unwound[-1]} in it, from its beginning"
         return Hint(command=f"%resume --at {held.statement.lineno}", purpose=purpose)

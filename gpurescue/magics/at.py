@@ -27,7 +27,7 @@ class FrameScope:
     def __init__(self, held: Suspension, frame: HeldFrame) -> None:
         self.held = held
         self.frame = frame
-        self.is_innermost = frame.index == 0
+        self.is_innermost = frame.index == 0 and held.iterator is None
         self.new_names = held.new_names.setdefault(frame.index, {})
         self._shared = held.live.cells if self.is_innermost else {}
         self._start = self._values()

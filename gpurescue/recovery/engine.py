@@ -17,7 +17,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import CellType, CodeType, FrameType, FunctionType
 from typing import Any
 
@@ -37,7 +37,12 @@ from gpurescue.recovery.continuation import Continuation, Leave, Live, Target
 from gpurescue.recovery.hotswap import Redefinitions
 from gpurescue.recovery.loops import Clock
 from gpurescue.recovery.plan import Action, Plan, Restart
-from gpurescue.recovery.suspension import Suspension, held_frames, suspend
+from gpurescue.recovery.suspension import (
+    Suspension,
+    held_frames,
+    suspend,
+    suspend_iterator,
+)
 from gpurescue.recovery.switch import Switch
 from gpurescue.recovery.thread import ThreadHandle
 from gpurescue.source import align, cells
@@ -85,6 +90,9 @@ class _Unwinding:
     error: BaseException
     plan: Plan
     new_names: dict[str, Any] = field(default_factory=dict)
+
+
+_Command = Continuation | _Unwinding | None  # None: an iterator is asked again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +155,7 @@ class Run:
         self.clock = Clock()
         self.num_suspensions = 0
         self._changed = threading.Condition()
-        self._command: tuple[Plan, Continuation | _Unwinding] | None = None
+        self._command: tuple[Plan, _Command] | None = None
         self._unwinding: _Unwinding | None = None
         self._pausing: _Pausing | None = None
         self._handle: ThreadHandle | None = None
@@ -225,15 +233,17 @@ class Run:
             self._changed.notify_all()
         return made
 
-    def _prepare(self, restart: Restart) -> tuple[Plan, Continuation | _Unwinding]:
+    def _prepare(self, restart: Restart) -> tuple[Plan, _Command]:
         held = self.suspension
         if self.state is not State.SUSPENDED or held is None:
             raise UsageError("No run is suspended; start one with %%resilient.")
         held.edited = set(self.redefinitions.log[held.num_redefinitions :])
         made = plan.make(held, restart, self.redefinitions.latest)
+        if made.asks:
+            return made, None
         if made.target is None or made.frame is None:
             return made, _Unwinding(error=held.error, plan=made)
-        if made.frame.index > 0:
+        if made.frame.index > 0 or held.iterator is not None:
             self._check_outer(made)
             added = held.new_names.get(made.frame.index, {})
             return made, _Unwinding(error=held.error, plan=made, new_names=added)
@@ -338,18 +348,23 @@ class Run:
         if live is None:
             return None
         rollbacks = tuple(self.hooks.on_failure(error, live.frame))
-        held = self._let_go(error, live)
+        where = str(self.clock)
+        held = self._let_go(
+            error, lambda: suspend(error, live, self._base, where=where)
+        )
         if held is None:
             return None
         held.rollbacks = rollbacks
         return self._park(held)
 
-    def _let_go(self, error: Exception, live: Live) -> Suspension | None:
+    def _let_go(
+        self, error: Exception, describe: Callable[[], Suspension | None]
+    ) -> Suspension | None:
         """Describe the run, and free what the failed call holds."""
         if not dead.is_out_of_memory(error):
-            return suspend(error, live, self._base, where=str(self.clock))
+            return describe()
         before = self.hooks.memory()
-        held = suspend(error, live, self._base, where=str(self.clock))
+        held = describe()
         gc.collect()
         if held is not None:
             after = self.hooks.memory()
@@ -420,8 +435,58 @@ class Run:
             cells=frames.cells(holder),
         )
 
+    def failed(self, frame: FrameType, error: BaseException) -> bool:
+        """A library's iterator failed in ``frame``: True if it is asked again."""
+        if not isinstance(error, Exception) or isinstance(error, StopIteration):
+            return False
+        if self._is_unwinding(error):
+            return False
+        error.__traceback__ = frames.without_ours(error.__traceback__)
+        if not self.parks or not self._is_unhandled(error, frame):
+            return False
+        return self._hold_iterator(error, frame)
+
+    def _hold_iterator(self, error: Exception, frame: FrameType) -> bool:
+        """Wait; the run stays inside the iterator, and all that called it is alive."""
+        rollbacks = tuple(self.hooks.on_failure(error, frame))
+        own, shown = error.__traceback__, error
+        while (held := self._held_by_iterator(shown, frame)) is not None:
+            held.rollbacks = rollbacks
+            made, command = self._wait_for_command(held)
+            error.__traceback__ = own
+            if isinstance(command, _Unwinding):
+                self._unwinding = replace(command, error=error)
+                return False
+            try:
+                _roll_back(made)
+            except Exception as failure:  # noqa: BLE001
+                # Such as workers that cannot be started: the user's to mend, too.
+                shown = failure
+                shown.__traceback__ = frames.without_ours(shown.__traceback__)
+            else:
+                self._arm_callers(frame)
+                return True
+        return False
+
+    def _held_by_iterator(
+        self, error: Exception, frame: FrameType
+    ) -> Suspension | None:
+        where = str(self.clock)
+        return self._let_go(
+            error, lambda: suspend_iterator(error, frame, self._base, where=where)
+        )
+
     def _park(self, held: Suspension) -> Continuation | None:
         """Wait for a command; the exception goes on if it is to unwind."""
+        made, command = self._wait_for_command(held)
+        if isinstance(command, Continuation):
+            _roll_back(made)
+            continuation.release(command)
+            return command
+        self._unwinding = command
+        return None
+
+    def _wait_for_command(self, held: Suspension) -> tuple[Plan, _Command]:
         self.num_suspensions += 1
         name = "Paused" if held.is_paused else type(held.error).__name__
         self._publish(JobSuspended(run=self.number, error=name, where=held.where))
@@ -432,15 +497,10 @@ class Run:
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._command is not None)
             assert self._command is not None
-            (made, command), self._command = self._command, None
+            given, self._command = self._command, None
             self.suspension = None
         self._wake()
-        if isinstance(command, Continuation):
-            _roll_back(made)
-            continuation.release(command)
-            return command
-        self._unwinding = command
-        return None
+        return given
 
     def _wake(self) -> None:
         try:

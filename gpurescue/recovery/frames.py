@@ -26,8 +26,9 @@ def is_guarded(frame: FrameType) -> bool:
 
 
 def has_guards(code: CodeType) -> bool:
-    """Tell whether ``code`` was compiled with guards in it."""
-    return transform.GUARDS in code.co_consts
+    """Tell whether ``code`` is the user's, compiled with guards in it."""
+    constants = code.co_consts
+    return transform.GUARDS in constants and transform.FOREIGN not in constants
 
 
 def is_body(frame: FrameType) -> bool:

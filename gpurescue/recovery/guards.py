@@ -8,6 +8,7 @@ answer is always None: the exception goes on, untouched.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 from types import FrameType, FunctionType
@@ -37,13 +38,17 @@ class Catcher(Protocol):
         """Go on with the result, or let the exception go on if it is None."""
         ...
 
+    def failed(self, frame: FrameType, error: BaseException) -> bool:
+        """Ask the library's iterator again whose ``__next__`` this is, if True."""
+        ...
 
-_runs: dict[int, Catcher] = {}
+
+_runs: dict[int, tuple[Catcher, int]] = {}
 
 
 def enter(run: Catcher) -> None:
     """Make ``run`` the one that this thread's guards answer to."""
-    _runs[threading.get_ident()] = run
+    _runs[threading.get_ident()] = run, os.getpid()
 
 
 def leave() -> None:
@@ -51,9 +56,15 @@ def leave() -> None:
     _runs.pop(threading.get_ident(), None)
 
 
+def _run() -> Catcher | None:
+    """The run of this thread; a process that was forked from it has none."""
+    found = _runs.get(threading.get_ident())
+    return None if found is None or found[1] != os.getpid() else found[0]
+
+
 def caught(block: int, holder: FunctionType | None = None) -> Continuation | None:
     """Called by the guard of a block, inside its ``except``."""
-    run = _runs.get(threading.get_ident())
+    run = _run()
     if run is None:
         return None
     frame = sys._getframe(1)
@@ -65,7 +76,7 @@ def caught(block: int, holder: FunctionType | None = None) -> Continuation | Non
 
 def caught_last(block: int, holder: FunctionType | None = None) -> Continuation | None:
     """The same for a function's whole body: what it lets go leaves the frame."""
-    run = _runs.get(threading.get_ident())
+    run = _run()
     error, frame = sys.exception(), sys._getframe(1)
     if run is None or _recurs(frame):
         frames.show_line_of(error, frame)
@@ -79,6 +90,21 @@ def caught_last(block: int, holder: FunctionType | None = None) -> Continuation 
 
 
 caught_body = caught_last
+
+
+def failed() -> bool:
+    """Called where a library's iterator has failed: True to ask it again."""
+    run = _run()
+    error, frame = sys.exception(), sys._getframe(1)
+    if run is None or error is None or _recurs(frame):
+        return False
+    try:
+        return run.failed(frame, error)
+    except Exception:
+        _log.exception("Rescue failed; the exception is passed on.")
+        if STRICT:
+            raise
+        return False
 
 
 def _recurs(frame: FrameType) -> bool:

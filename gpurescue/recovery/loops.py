@@ -7,6 +7,7 @@ clock: its iterator is wrapped to count the rounds (about 0.1 us each).
 
 from __future__ import annotations
 
+import gc
 import operator
 import threading
 import time
@@ -20,6 +21,7 @@ MAX_HANDS = 2
 _clocks: dict[int, Clock] = {}
 _listening = False
 _IS_IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
+_PATIENT = {enumerate, filter, map, zip}  # ask the first of theirs, and then change
 _reiterable: set[type] = set()
 
 
@@ -33,6 +35,23 @@ def loop_iterator(iterable: Iterable[Any]) -> Iterator[Any]:
         return clock.wrap(iterable)
     iterator = iter(iterable)
     return iterator if type(iterator) in _reiterable else reiterable(iterator)
+
+
+def passes_on(iterator: object, wanted: object) -> bool:
+    """True if ``wanted``, asked through ``iterator``, may fail and be asked again.
+
+    So it is where nobody in between loses an item, or ends, when the question fails:
+    not behind a generator, nor ``islice``, nor as the second of what ``zip`` joins.
+    """
+    while iterator is not wanted:
+        if isinstance(iterator, Hand):
+            iterator = iterator.asks
+        elif type(iterator) in _PATIENT:
+            (inner, *_) = gc.get_referents(iterator)
+            iterator = inner[0] if type(inner) is tuple and inner else inner
+        else:
+            return False
+    return True
 
 
 def reiterable(iterator: Iterator[Any]) -> Iterator[Any]:
@@ -106,6 +125,11 @@ class Hand:
 
     def __del__(self) -> None:
         self._clock.ended(self)
+
+    @property
+    def asks(self) -> object:
+        """The iterator that is counted."""
+        return getattr(self._advance, "__self__", None)
 
     def stand(self) -> _Stand:
         """How far the loop has come by now."""

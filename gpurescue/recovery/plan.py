@@ -10,7 +10,7 @@ from typing import Any
 
 from gpurescue.errors import CannotResume, PatchRejected, UsageError
 from gpurescue.protocols import Rollback
-from gpurescue.recovery import continuation, frames, reach
+from gpurescue.recovery import continuation, frames, loops, reach
 from gpurescue.recovery.continuation import Target
 from gpurescue.recovery.suspension import HeldFrame, Suspension
 from gpurescue.source import align, locate, operands, remainder
@@ -60,6 +60,7 @@ class Plan:
         text: One line for the user, such as ``resumes at line 12: ...``.
         notes: What the user should know before it runs.
         rollbacks: What is taken back before it runs.
+        asks: True to ask the library's iterator again that holds the run.
     """
 
     restart: Restart
@@ -68,6 +69,7 @@ class Plan:
     text: str
     notes: tuple[str, ...] = ()
     rollbacks: tuple[Rollback, ...] = ()
+    asks: bool = False
 
     def __str__(self) -> str:
         return "; ".join((self.text, *self.notes))
@@ -105,8 +107,11 @@ def make(suspension: Suspension, restart: Restart, latest: Latest) -> Plan:
         return _rolled_back(made, [r for r in suspension.rollbacks if r.is_exact])
     aligned = align.align(old.scope.body, new.scope.body, held.path, name=_called(new))
     if restart.action is Action.SKIP:
-        return _skip(restart, held, new, aligned)
-    made = _retry(restart, suspension, held, new, aligned)
+        return _skip(restart, suspension, held, new, aligned)
+    if _is_asked_again(suspension, held, aligned):
+        made = _ask(restart, suspension, held, new, aligned)
+    else:
+        made = _retry(restart, suspension, held, new, aligned)
     return _rolled_back(made, suspension.rollbacks)
 
 
@@ -132,6 +137,48 @@ def frame_at(suspension: Suspension, index: int) -> HeldFrame:
 
 def _called(definition: Definition) -> str:
     return "cell" if isinstance(definition.scope, ast.Module) else definition.name
+
+
+def _is_asked_again(
+    suspension: Suspension, held: HeldFrame, aligned: Alignment
+) -> bool:
+    """True if the iterator that holds the run is asked before anything else runs."""
+    if suspension.iterator is None or held.index:
+        return False
+    runs_first = aligned.first or aligned.path != aligned.failing
+    return not (runs_first and held.site is Site.NEXT and _passes_on(suspension, held))
+
+
+def _ask(
+    restart: Restart,
+    suspension: Suspension,
+    held: HeldFrame,
+    new: Definition,
+    aligned: Alignment,
+) -> Plan:
+    """Ask the library's iterator again, right where it failed."""
+    node = remainder.statement(new.scope.body, aligned.failing)
+    for rollback in suspension.rollbacks:
+        if not rollback.is_exact:
+            raise CannotResume(f"{rollback.note}; {_ways_round(held)}")
+    if not any(rollback.gives_again for rollback in suspension.rollbacks):
+        raise CannotResume(_refusal(held))
+    notes = aligned.notes
+    if not align.is_same_header(held.statement, node):
+        if held.site is not Site.NEXT:
+            raise CannotResume(
+                f"Line {held.line} waits for an iterator that can only be asked again "
+                f"for the line as it was; %resume --at {node.lineno} runs the new one "
+                "from its beginning."
+            )
+        notes += align.takes_effect_when_reached(node)
+    block = _block(new, aligned.failing)
+    first, last = aligned.path[-1].at, aligned.failing[-1].at
+    notes += align.takes_effect_next_time([*aligned.first, *block[first:last]])
+    text = f"resumes at {_place(node)}"
+    return Plan(
+        restart=restart, frame=held, target=None, text=text, notes=notes, asks=True
+    )
 
 
 def _retry(
@@ -257,7 +304,17 @@ def _is_new(held: HeldFrame, node: ast.stmt) -> bool:
 
 def _gives_again(suspension: Suspension, held: HeldFrame) -> bool:
     """True if the loop's iterator, asked again, gives the item that failed."""
-    return held.index == 0 and any(r.gives_again for r in suspension.rollbacks)
+    gives = any(rollback.gives_again for rollback in suspension.rollbacks)
+    return held.index == 0 and gives and _passes_on(suspension, held)
+
+
+def _passes_on(suspension: Suspension, held: HeldFrame) -> bool:
+    """True if nothing between the loop and the iterator that failed is lost by it."""
+    loop = held.statement
+    if suspension.iterator is None or not isinstance(loop, ast.For):
+        return False
+    iterator = frames.hidden(held.frame, trees.iterator_name(loop))
+    return loops.passes_on(iterator, suspension.iterator)
 
 
 def _refusal(held: HeldFrame) -> str:
@@ -265,8 +322,7 @@ def _refusal(held: HeldFrame) -> str:
     if held.site is Site.NEXT:
         return (
             f"The iterator of the loop in line {line} itself failed, and asking it "
-            "again might lose an item; use %resume --skip to go on with its next item, "
-            "or %resume --at LINE."
+            f"again might lose an item; {_ways_round(held)}"
         )
     return (
         f"It failed in {held.site.value} in line {line}, which cannot be run again "
@@ -274,17 +330,33 @@ def _refusal(held: HeldFrame) -> str:
     )
 
 
+def _ways_round(held: HeldFrame) -> str:
+    if held.site is Site.NEXT:
+        return "use %resume --skip to go on with its next item, or %resume --at LINE."
+    return f"%resume --at {held.line} runs line {held.line} from its beginning."
+
+
 def _skip(
-    restart: Restart, held: HeldFrame, new: Definition, aligned: Alignment
+    restart: Restart,
+    suspension: Suspension,
+    held: HeldFrame,
+    new: Definition,
+    aligned: Alignment,
 ) -> Plan:
     node = remainder.statement(new.scope.body, aligned.failing)
+    text = _in_frame(f"skips {_place(node)}", held)
+    if suspension.iterator is not None and not held.index and held.site is Site.NEXT:
+        told = tuple(r.note for r in suspension.rollbacks if not r.is_exact)
+        notes = (*aligned.notes, *told)
+        return Plan(
+            restart=restart, frame=held, target=None, text=text, notes=notes, asks=True
+        )
     head: tuple[ast.stmt, ...] = ()
     if held.site is Site.NEXT:
         if not isinstance(node, Loop):
             raise CannotResume(_refusal(held))
         head = (remainder.reenter(node),)
     made = _plan(restart, held, new, aligned.failing, head)
-    text = _in_frame(f"skips {_place(node)}", held)
     return replace(made, text=text, notes=aligned.notes)
 
 

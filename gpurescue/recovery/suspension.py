@@ -80,6 +80,8 @@ class Suspension:
         freed: Bytes that letting go of the failed call has freed, by device, after
             an error for want of memory.
         is_paused: True if nothing failed: the run was asked to wait.
+        iterator: The library's iterator that failed and holds the run, if it was one.
+            The innermost of the user's frames waits for what it gives.
     """
 
     error: BaseException
@@ -96,6 +98,7 @@ class Suspension:
     rollbacks: tuple[Rollback, ...] = ()
     freed: dict[str, int] = field(default_factory=dict)
     is_paused: bool = False
+    iterator: Any = None
 
     @property
     def innermost(self) -> HeldFrame:
@@ -131,6 +134,51 @@ def suspend(
         unwound=unwound,
         failed_inside=inside,
     )
+
+
+def suspend_iterator(
+    error: Exception, frame: FrameType, base: FrameType | None, *, where: str
+) -> Suspension | None:
+    """Describe a run that a library's iterator holds; None if no frame waits for it.
+
+    Args:
+        error: What it raised; its traceback then begins in the user's frame.
+        frame: The live frame of the iterator's ``__next__``.
+        base: The run's own first frame.
+        where: Reading of the loop clock.
+    """
+    found = held_frames(frame, base, None)
+    if not found:
+        return None
+    user = found[0]
+    error.__traceback__ = _from(user.frame, frame, error.__traceback__)
+    text = "".join(traceback.format_exception(error))
+    dead.clear(error, user.frame)
+    return Suspension(
+        error=error,
+        live=Live(
+            frame=user.frame,
+            definition=user.definition,
+            block=user.definition.layout.blocks[0],
+        ),
+        frames=found,
+        where=where,
+        traceback_text=text,
+        iterator=frame.f_locals[frame.f_code.co_varnames[0]],
+    )
+
+
+def _from(
+    outer: FrameType, inner: FrameType, entry: TracebackType | None
+) -> TracebackType | None:
+    """``entry``, which begins in ``inner``, with the live frames from ``outer`` on."""
+    current: FrameType | None = inner
+    while current is not None and current is not outer:
+        current = current.f_back
+        if current is not None and not frames.is_ours(current):
+            line = current.f_lineno or 0
+            entry = TracebackType(entry, current, max(current.f_lasti, 0), line)
+    return entry
 
 
 def held_frames(

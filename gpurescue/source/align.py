@@ -204,13 +204,26 @@ def _outer_notes(
     notes: tuple[str, ...] = ()
     if first:
         notes += (f"runs first: {_shown(first)}",)
-    if later:
-        notes += (f"takes effect from the next time round: {_shown(later)}",)
-    if _header(old) != _header(new):
-        notes += (
-            f"takes effect from the next time it is reached: `{first_line(new)}`",
-        )
+    notes += takes_effect_next_time(later)
+    if not is_same_header(old, new):
+        notes += takes_effect_when_reached(new)
     return notes
+
+
+def takes_effect_next_time(nodes: Sequence[ast.stmt]) -> tuple[str, ...]:
+    """Say that these statements do not run now, if there are any."""
+    shown = f"takes effect from the next time round: {_shown(nodes)}"
+    return (shown,) if nodes else ()
+
+
+def takes_effect_when_reached(node: ast.stmt) -> tuple[str, ...]:
+    """Say that a statement is already running in its old form."""
+    return (f"takes effect from the next time it is reached: `{first_line(node)}`",)
+
+
+def is_same_header(old: ast.stmt, new: ast.stmt) -> bool:
+    """True if two statements say the same, but for the blocks in them."""
+    return _header(old) == _header(new)
 
 
 def _partner(

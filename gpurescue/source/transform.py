@@ -21,6 +21,7 @@ from gpurescue.source import tree as trees
 from gpurescue.source.tree import Block, Function, Held, Layout, Loop, Scope
 
 GUARDS = "gpurescue.recovery.guards"
+FOREIGN = "gpurescue.source.foreign"  # a constant of a library's code that has a guard
 LOOP = "__gr_iter__"
 RESUME = "__gr_k__"
 
