@@ -37,6 +37,7 @@ sys.path.insert(0, str(TESTS / "scenarios"))
 import harness  # noqa: E402
 import placements  # noqa: E402
 from driver import Notebook  # noqa: E402
+from scenario import Scenario  # noqa: E402
 
 TRAIN = """
 def train(num_steps, step):
@@ -197,7 +198,7 @@ def reference_digests() -> dict[str, str]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def repaired_digest(book: Notebook, placement: placements.Placement) -> str:
+def repaired_digest(book: Notebook, placement: Scenario) -> str:
     """The digest of one program, crashed, mended and resumed."""
     for cell in (placements.SETUP, *placement.cells):
         book.run(cell, timeout=60)

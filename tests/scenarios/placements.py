@@ -7,7 +7,7 @@ too often, one batch lost or one statistic updated twice changes the result.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from scenario import Scenario
 
 SETUP = """
 import hashlib, json, random
@@ -89,26 +89,6 @@ def train(model, optimizer, loader, epochs=2):
             log.append(loss.item())
     return len(log)
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
-    """A program with a bug, and what a person would type to go on.
-
-    Attributes:
-        cells: Cells before the run, with the bug in them.
-        body: The ``%%resilient`` cell.
-        fix: Cells that mend it; the last one resumes.
-        clean_cells: The same cells without the bug.
-        clean_body: The same body without the bug.
-    """
-
-    name: str
-    cells: tuple[str, ...]
-    body: str = BODY
-    fix: tuple[str, ...]
-    clean_cells: tuple[str, ...]
-    clean_body: str = field(default=BODY)
 
 
 def _swap(text: str, old: str, new: str) -> str:
@@ -250,8 +230,15 @@ _CONFIG_BODY = _swap(
     "        optimizer.step()\n",
 )
 
+
+def _placement(
+    *, body: str = BODY, clean_body: str = BODY, **cells: tuple[str, ...] | str
+) -> Scenario:
+    return Scenario(body=body, clean_body=clean_body, **cells)
+
+
 PLACEMENTS = (
-    Placement(
+    _placement(
         name="helper",
         cells=(_HELPER, NET, MAKE),
         body=_HELPER_BODY,
@@ -259,13 +246,13 @@ PLACEMENTS = (
         clean_cells=(_swap(_HELPER, "dtpye", "dtype"), NET, MAKE),
         clean_body=_HELPER_BODY,
     ),
-    Placement(
+    _placement(
         name="forward",
         cells=(_FORWARD, MAKE),
         fix=(_swap(_FORWARD, "veiw", "view"), "%resume"),
         clean_cells=(_swap(_FORWARD, "veiw", "view"), MAKE),
     ),
-    Placement(
+    _placement(
         name="between backward and step",
         cells=(NET, MAKE, _STEP),
         body="count = train(model, optimizer, loader)\nprint('done', count)\n",
@@ -284,7 +271,7 @@ PLACEMENTS = (
         ),
         clean_body="count = train(model, optimizer, loader)\nprint('done', count)\n",
     ),
-    Placement(
+    _placement(
         name="nested inner loop",
         cells=(NET, MAKE, _INNER),
         body="count = train(model, optimizer, loader)\nprint('done', count)\n",
@@ -292,7 +279,7 @@ PLACEMENTS = (
         clean_cells=(NET, MAKE, _swap(_INNER, "nrom", "norm")),
         clean_body="count = train(model, optimizer, loader)\nprint('done', count)\n",
     ),
-    Placement(
+    _placement(
         name="cell-level loop",
         cells=(NET, MAKE),
         body=_CELL,
@@ -300,7 +287,7 @@ PLACEMENTS = (
         clean_cells=(NET, MAKE),
         clean_body=_swap(_CELL, "accuracy(loss)", "loss.exp().item()"),
     ),
-    Placement(
+    _placement(
         name="no_grad evaluation",
         cells=(NET, MAKE, _EVALUATE),
         body=_EVALUATE_BODY,
@@ -308,7 +295,7 @@ PLACEMENTS = (
         clean_cells=(NET, MAKE, _swap(_EVALUATE, "smu()", "sum()")),
         clean_body=_EVALUATE_BODY,
     ),
-    Placement(
+    _placement(
         name="closure",
         cells=(NET, MAKE, _CLOSURE, _MAKE_CRITERION),
         body=_CLOSURE_BODY,
@@ -321,7 +308,7 @@ PLACEMENTS = (
         ),
         clean_body=_CLOSURE_BODY,
     ),
-    Placement(
+    _placement(
         name="method of a class",
         cells=(NET, MAKE, _TRAINER),
         body=_TRAINER_BODY,
@@ -329,7 +316,7 @@ PLACEMENTS = (
         clean_cells=(NET, MAKE, _swap(_TRAINER, "penatly", "penalty")),
         clean_body=_TRAINER_BODY,
     ),
-    Placement(
+    _placement(
         name="bad batch",
         cells=(NET, _BAD_BATCH, _BAD_MAKE),
         fix=(
@@ -340,7 +327,7 @@ PLACEMENTS = (
         ),
         clean_cells=(NET, _swap(_BAD_BATCH, "100 if i == 300 else 0", "0"), _BAD_MAKE),
     ),
-    Placement(
+    _placement(
         name="config value",
         cells=(NET, MAKE, _CONFIG),
         body=_CONFIG_BODY,
