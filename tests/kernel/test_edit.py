@@ -98,6 +98,7 @@ def test_new_body_can_crash_and_be_fixed_again(notebook):
     assert notebook.run(body.replace("broken", "step = 2")).value == "[0, 1, 2, 3]"
     state = notebook.run("%rescue").stdout
     assert "Patch 3: the cell" in state
+    assert "3 redefinitions" in state
 
 
 def test_fix_offers_the_source(notebook):
