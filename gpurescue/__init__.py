@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         rescue,
         resilient,
         resume,
+        skipped,
         suspension,
     )
     from gpurescue.recovery.suspension import Suspension
@@ -52,6 +53,7 @@ __all__ = [
     "rescue",
     "resilient",
     "resume",
+    "skipped",
     "suspension",
     "unload_ipython_extension",
 ]
@@ -74,6 +76,7 @@ _HOMES = {
         "rescue",
         "resilient",
         "resume",
+        "skipped",
         "suspension",
     ),
     "gpurescue.recovery.suspension": ("Suspension",),

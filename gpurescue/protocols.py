@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 from typing import Protocol
 
@@ -37,6 +37,38 @@ class Rollback(Protocol):
         ...
 
 
+class RoundMark(Protocol):
+    """What the device library had at the top of a round of a loop."""
+
+    def problem(self, roots: Iterable[object]) -> str | None:
+        """Why the round cannot be taken back; None if it can.
+
+        Args:
+            roots: The variables as they are now.
+        """
+        ...
+
+    def apply(self) -> None:
+        """Put everything back; called in the run's thread."""
+        ...
+
+
+class Journal(Protocol):
+    """Reads what a round of a loop may change; used in the run's thread only."""
+
+    def find(self, roots: Iterable[object]) -> None:
+        """Look for training state in variables: at the beginning of a loop."""
+        ...
+
+    def mark(self) -> RoundMark:
+        """Read what the round that begins now may change."""
+        ...
+
+    def rest(self) -> None:
+        """No round is marked for a while, or ever again: watch nothing."""
+        ...
+
+
 class DeviceRuntime(Protocol):
     """What recovery needs to know of the device library (torch)."""
 
@@ -45,6 +77,14 @@ class DeviceRuntime(Protocol):
 
         Modes are the thread-local ones: gradients, autocast, inference mode and
         default device.
+        """
+        ...
+
+    def journal(self, *, keeps_parameters: bool) -> Journal:
+        """A journal for one run.
+
+        Args:
+            keeps_parameters: True to copy what optimizers are about to write.
         """
         ...
 

@@ -8,24 +8,29 @@ from typing import Any
 from gpurescue.errors import UsageError
 from gpurescue.magics import extension, looking
 from gpurescue.magics.rendering import in_one_sentence
+from gpurescue.magics.session import Options, Skipped
 from gpurescue.recovery.plan import Action, Plan, Restart
 from gpurescue.recovery.suspension import HeldFrame, Suspension
 
 
-def resilient(body: str, *, park: bool = False, fresh: bool = False) -> None:
+def resilient(
+    body: str, *, park: bool = False, fresh: bool = False, journal: bool = False
+) -> None:
     """``%%resilient``: run the source of a cell, and wait until it is parked or over.
 
     Args:
         body: The source of the cell.
         park: Wait for a person in any client.
         fresh: Abandon the parked run first.
+        journal: Keep what ``--iteration`` needs of every round, whatever it costs.
 
     Raises:
         Suspended: It is parked.
     """
     with in_one_sentence():
         front = extension.current()
-        waiter = front.begin(textwrap.dedent(body), park=park, fresh=fresh)
+        options = Options(park=park, fresh=fresh, journal=journal)
+        waiter = front.begin(textwrap.dedent(body), options)
         waiter.wait()
         front.settle(waiter.job)
 
@@ -43,7 +48,8 @@ def resume(
     Args:
         line: Go on at this line.
         frame: Go on from this frame; the innermost is 0.
-        action: ``retry``, ``skip``, ``return``, ``raise`` or ``abandon``.
+        action: ``retry``, ``iteration``, ``skip-batch``, ``skip``, ``return``,
+            ``raise`` or ``abandon``.
         value: What the frame returns, for ``return``.
         body: New source of the ``%%resilient`` cell, if it was edited.
 
@@ -94,6 +100,12 @@ def suspension() -> Suspension:
 def frames() -> tuple[HeldFrame, ...]:
     """``%frames``: the suspended stack, innermost first."""
     return suspension().frames
+
+
+def skipped() -> tuple[Skipped, ...]:
+    """Batches that ``%resume --skip-batch`` has left out of the newest run."""
+    job = extension.current().session.job
+    return () if job is None else tuple(job.skipped)
 
 
 def at(body: str, *, frame: int = 0) -> Any:

@@ -8,7 +8,7 @@ from gpurescue.events import Event, JobResumed, PatchApplied
 from gpurescue.magics import rendering, scripts
 from gpurescue.magics.panels import Panels
 from gpurescue.magics.scripts import Script
-from gpurescue.magics.session import Job, Session
+from gpurescue.magics.session import Job, Options, Session
 from gpurescue.magics.shell import Shell
 from gpurescue.magics.waiting import Waiter
 from gpurescue.recovery.engine import State
@@ -29,17 +29,17 @@ class Front:
         self._line = "{}"
         self.close = session.bus.subscribe(self._happened)
 
-    def begin(self, body: str, *, park: bool = False, fresh: bool = False) -> Waiter:
+    def begin(self, body: str, options: Options) -> Waiter:
         """``%%resilient``: start a run, or take the cell as an edit of its own."""
         self.session.check_outside()
-        if fresh and self.session.alive is not None:
-            return self._start_over(body, park=park)
+        if options.fresh and self.session.alive is not None:
+            return self._start_over(body, options)
         job = self.session.check_startable(self.shell.cell())
         if job is not None:
             return self._take_as_edit(job, body)
-        return self._start(self._compile(body), park=park)
+        return self._start(self._compile(body), options)
 
-    def _start_over(self, body: str, *, park: bool) -> Waiter:
+    def _start_over(self, body: str, options: Options) -> Waiter:
         job = self.session.parked()
         try:
             script = self._compile(body)  # first: a typo must not cost the parked run
@@ -49,11 +49,15 @@ class Front:
         self._line = "{}"
         self.session.abandon()
         self.panels.close("abandoned")
-        return self._start(script, park=park)
+        return self._start(script, options)
 
-    def _start(self, script: Script, *, park: bool) -> Waiter:
-        parks = park or self.shell.can_ask()
-        started = self.session.start(script, self.shell.output(), parks=parks)
+    def _start(self, script: Script, options: Options) -> Waiter:
+        started = self.session.start(
+            script,
+            self.shell.output(),
+            parks=options.park or self.shell.can_ask(),
+            marks_all=options.journal,
+        )
         return Waiter(self.shell, started)
 
     def _take_as_edit(self, job: Job, body: str) -> Waiter:

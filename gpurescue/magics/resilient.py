@@ -10,6 +10,7 @@ from gpurescue.magics.commands import (
     arguments,
     cell_magic,
 )
+from gpurescue.magics.session import Options
 from gpurescue.magics.waiting import Waiter
 
 
@@ -20,6 +21,7 @@ class ResilientMagics(Commands):
     @arguments()
     @argument("--park", action="store_true", help="wait for a person in any client")
     @argument("--fresh", action="store_true", help="abandon the parked run, start over")
+    @argument("--journal", action="store_true", help="keep what --iteration needs")
     @cell_magic
     def resilient(self, line: str, cell: str) -> None:
         """Run the cell in a thread of its own; when it raises, it is parked alive.
@@ -41,4 +43,4 @@ class ResilientMagics(Commands):
 
     def _begin(self, line: str, cell: str) -> Waiter:
         asked = self.parse(self.resilient, line)
-        return self.front.begin(cell, park=asked.park, fresh=asked.fresh)
+        return self.front.begin(cell, Options(**vars(asked)))

@@ -25,6 +25,8 @@ class ResumeMagics(Commands):
     @arguments()
     @argument("--at", type=int, metavar="LINE", help="go on at this line")
     @argument("--frame", type=int, default=0, help="go on from this frame (%%frames)")
+    @argument("--iteration", action="store_true", help="run the round again")
+    @argument("--skip-batch", action="store_true", help="leave the batch out")
     @argument("--skip", action="store_true", help="skip the failing statement")
     @argument("--raise", dest="fail", action="store_true", help="let it fail after all")
     @argument("--abandon", action="store_true", help="give the run up")
@@ -66,6 +68,8 @@ class ResumeMagics(Commands):
 
     def _restart(self, asked: argparse.Namespace) -> Restart:
         chosen = {
+            Action.ITERATION: asked.iteration,
+            Action.SKIP_BATCH: asked.skip_batch,
             Action.SKIP: asked.skip,
             Action.RAISE: asked.fail,
             Action.ABANDON: asked.abandon,
@@ -74,8 +78,8 @@ class ResumeMagics(Commands):
         actions = [action for action, is_chosen in chosen.items() if is_chosen]
         if len(actions) > 1 or (actions and asked.at is not None):
             raise UsageError(
-                "Only one of --at, --skip, --return, --raise and --abandon can be "
-                "done; choose one."
+                "Only one of --at, --iteration, --skip-batch, --skip, --return, "
+                "--raise and --abandon can be done; choose one."
             )
         action = actions[0] if actions else Action.RETRY
         value = None

@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from gpurescue.errors import RescueError, UsageError
 from gpurescue.events import Bus, PatchApplied
@@ -30,6 +31,36 @@ _PATIENCE = 10.0
 Bind = Callable[[], None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a run is to be started.
+
+    Attributes:
+        park: Wait for a person in any client.
+        fresh: Abandon the parked run first.
+        journal: Keep what ``--iteration`` needs of every round, whatever it costs.
+    """
+
+    park: bool = False
+    fresh: bool = False
+    journal: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """A batch that was left out.
+
+    Attributes:
+        where: Reading of the loop clock, such as ``epoch 2, step 17``.
+        error: What it had caused.
+        batch: The variables of the loop, by name.
+    """
+
+    where: str
+    error: BaseException
+    batch: dict[str, Any]
+
+
 @dataclass(slots=True, kw_only=True)
 class Job:
     """A run, and what the front remembers about it.
@@ -41,6 +72,7 @@ class Job:
         patches: What has been redefined since it began, oldest first.
         num_settled: How many of them were there when it was parked last.
         is_attached: True while a cell waits for it.
+        skipped: Batches that were left out.
     """
 
     run: Run
@@ -49,6 +81,7 @@ class Job:
     patches: list[PatchApplied] = field(default_factory=list)
     num_settled: int = 0
     is_attached: bool = False
+    skipped: list[Skipped] = field(default_factory=list)
 
     @property
     def is_alive(self) -> bool:
@@ -141,12 +174,16 @@ class Session:
 
     # -- starting --------------------------------------------------------------------
 
-    def start(self, script: Script, bind: Bind, *, parks: bool) -> Job:
+    def start(
+        self, script: Script, bind: Bind, *, parks: bool, marks_all: bool = False
+    ) -> Job:
         """Begin a run; the one before it must be over."""
         hooks = Hooks(
             on_start=self.runtime.capture_modes(),
             on_failure=self.runtime.rollbacks,
             memory=self.runtime.memory,
+            journal=self.runtime.journal(keeps_parameters=marks_all),
+            marks_all=marks_all,
         )
         redefinitions = Redefinitions()
         run = Run(
@@ -234,19 +271,28 @@ class Session:
         """
         job = self.parked()
         before, job.bind = job.bind, bind
+        held = job.run.suspension
         try:
-            if script is None:
-                return job.run.resume(restart)
-            with _Edit(job, script) as edit:
-                made = job.run.resume(edit.applied_to(restart))
-                job.script = dataclasses.replace(
-                    script,
-                    text=dataclasses.replace(script.text, cell=job.script.text.cell),
-                )
-            return made
+            made = self._go_on(job, restart, script)
         except BaseException:
             job.bind = before
             raise
+        if made.aside and held is not None:
+            error, batch = held.error.with_traceback(None), dict(made.aside)
+            made.aside.clear()  # kept there, and not in the plan as well
+            job.skipped.append(Skipped(where=held.where, error=error, batch=batch))
+        return made
+
+    def _go_on(self, job: Job, restart: Restart, script: Script | None) -> Plan:
+        if script is None:
+            return job.run.resume(restart)
+        with _Edit(job, script) as edit:
+            made = job.run.resume(edit.applied_to(restart))
+            job.script = dataclasses.replace(
+                script,
+                text=dataclasses.replace(script.text, cell=job.script.text.cell),
+            )
+        return made
 
     def abandon(self) -> None:
         """Give the parked run up, and wait until it has unwound."""

@@ -23,8 +23,9 @@ from typing import Any
 
 from gpurescue.errors import RecoveryError, UsageError
 from gpurescue.events import Bus, Event, JobEnded, JobResumed, JobSuspended
-from gpurescue.protocols import Rollback
+from gpurescue.protocols import Journal, Rollback
 from gpurescue.recovery import (
+    batches,
     continuation,
     dead,
     frames,
@@ -37,6 +38,7 @@ from gpurescue.recovery.continuation import Continuation, Leave, Live, Target
 from gpurescue.recovery.hotswap import Redefinitions
 from gpurescue.recovery.loops import Clock
 from gpurescue.recovery.plan import Action, Plan, Restart
+from gpurescue.recovery.rounds import Marker
 from gpurescue.recovery.suspension import (
     Suspension,
     held_frames,
@@ -113,6 +115,8 @@ class Hooks:
         on_wake: Before the body and after each suspension: whose output it is.
         on_failure: At an exception that suspends: what was left half done.
         memory: Bytes in use, by device; asked around an error for want of memory.
+        journal: Reads what a round of a loop may change; None to mark no round.
+        marks_all: True to mark every round, whatever it costs.
     """
 
     on_start: Callable[[], None] = lambda: None
@@ -121,6 +125,8 @@ class Hooks:
         lambda error, frame: ()
     )
     memory: Callable[[], dict[str, int]] = dict
+    journal: Journal | None = None
+    marks_all: bool = False
 
 
 class Run:
@@ -153,6 +159,9 @@ class Run:
         self.suspension: Suspension | None = None
         self.error: BaseException | None = None
         self.clock = Clock()
+        if self.hooks.journal is not None:
+            self.clock.marker = Marker(self.hooks.journal, body.namespace)
+            self.clock.marks_all = self.hooks.marks_all
         self.num_suspensions = 0
         self._changed = threading.Condition()
         self._command: tuple[Plan, _Command] | None = None
@@ -238,12 +247,14 @@ class Run:
         if self.state is not State.SUSPENDED or held is None:
             raise UsageError("No run is suspended; start one with %%resilient.")
         held.edited = set(self.redefinitions.log[held.num_redefinitions :])
-        made = plan.make(held, restart, self.redefinitions.latest)
+        made = self._planned(held, restart)
         if made.asks:
             return made, None
         if made.target is None or made.frame is None:
             return made, _Unwinding(error=held.error, plan=made)
-        if made.frame.index > 0 or held.iterator is not None:
+        block, _ = continuation.split(made.frame.definition, made.frame.path)
+        is_here = held.iterator is None and made.frame.index == 0
+        if not is_here or block is not held.live.block:
             self._check_outer(made)
             added = held.new_names.get(made.frame.index, {})
             return made, _Unwinding(error=held.error, plan=made, new_names=added)
@@ -251,6 +262,12 @@ class Run:
         ready = self._built(held.live, made.target)
         made.target.values.clear()  # tensors among them: the plan may be kept
         return made, ready
+
+    def _planned(self, held: Suspension, restart: Restart) -> Plan:
+        latest = self.redefinitions.latest
+        if restart.action in {Action.ITERATION, Action.SKIP_BATCH}:
+            return batches.make(held, restart, latest, self.body.namespace)
+        return plan.make(held, restart, latest)
 
     def _check_outer(self, made: Plan) -> None:
         """Try the source of an outer frame now: later is too late to refuse."""
@@ -283,6 +300,8 @@ class Run:
             self._end(None)
         finally:
             guards.leave()
+            if self.hooks.journal is not None:
+                self.hooks.journal.rest()
             if self._handle is not None:
                 self._handle.close()
 
@@ -526,6 +545,7 @@ class Run:
         live.extra.update(self._unwinding.new_names)
         _roll_back(made)
         ready = self._built(live, made.target)
+        made.target.values.clear()  # tensors among them: the plan may be kept
         self._unwinding = None
         continuation.release(ready)
         return ready

@@ -8,15 +8,23 @@ clock: its iterator is wrapped to count the rounds (about 0.1 us each).
 from __future__ import annotations
 
 import gc
+import logging
+import math
 import operator
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from types import FrameType
+from typing import Any, Protocol
+
+_log = logging.getLogger(__name__)
 
 MAX_HANDS = 2
+NEVER = sys.maxsize
+BUDGET = 0.0005  # of a round's time, for marking its top
 
 _clocks: dict[int, Clock] = {}
 _listening = False
@@ -103,6 +111,9 @@ class Hand:
         "_clock",
         "count",
         "depth",
+        "due",
+        "marked",
+        "round",
         "start",
         "total",
     )
@@ -114,6 +125,9 @@ class Hand:
         self.count = 0
         self.total: int | None = None
         self.start = time.monotonic()
+        self.due = clock.first_due(depth)
+        self.marked = (0, 0.0)
+        self.round: Any = None
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -121,6 +135,8 @@ class Hand:
     def __next__(self) -> Any:
         item = self._advance()
         self.count += 1
+        if self.count >= self.due:
+            self._clock.mark(self, item, sys._getframe(1))
         return item
 
     def __del__(self) -> None:
@@ -131,18 +147,45 @@ class Hand:
         """The iterator that is counted."""
         return getattr(self._advance, "__self__", None)
 
+    @property
+    def label(self) -> str:
+        """What to call the round, such as ``round 12/100``."""
+        of = "" if self.total is None else f"/{self.total}"
+        return f"round {self.count}{of}"
+
     def stand(self) -> _Stand:
         """How far the loop has come by now."""
         return _Stand(self.count, self.total, time.monotonic() - self.start)
+
+
+class Marker(Protocol):
+    """Marks the top of a round: what it gives is kept until the round is over."""
+
+    def __call__(self, hand: Hand, item: Any, frame: FrameType) -> Any:
+        """Mark the round that has just begun."""
+        ...
+
+    def rest(self) -> None:
+        """No round is marked for a while."""
+        ...
 
 
 class Clock:
     """The one or two loops that a run is in, outermost first.
 
     Loops are held weakly: an iterator must die when its loop ends, and not later.
+
+    Attributes:
+        marker: Marks tops of rounds, every one that this costs less of than
+            ``BUDGET`` of its time; None to mark none.
+        marks_all: True to mark them whatever it costs.
     """
 
     def __init__(self) -> None:
+        self.marker: Marker | None = None
+        self.marks_all = False
+        self._cost = math.inf
+        self._gaps = [1] * MAX_HANDS
         self._live: list[weakref.ref[Hand]] = []
         self._past: list[_Stand | None] = [None] * MAX_HANDS
         self._thread = 0
@@ -177,6 +220,37 @@ class Clock:
         if self.is_full:
             _listen()
         return hand
+
+    def mark(self, hand: Hand, item: Any, frame: FrameType) -> None:
+        """A round begins that is due to be marked."""
+        begun = time.perf_counter()
+        count, when = hand.marked
+        try:
+            hand.round = self.marker and self.marker(hand, item, frame)
+        except Exception:  # noqa: BLE001 - the run goes on, without marks
+            _log.warning("The top of a round could not be marked.", exc_info=True)
+            hand.round, hand.due = None, NEVER
+            return
+        done = time.perf_counter()
+        gap = 1
+        if count and not self.marks_all:
+            self._cost = min(self._cost, done - begun)
+            if self._cost > BUDGET * (begun - when) / (hand.count - count):
+                gap = hand.count  # too short: ask again after twice as many rounds
+        self._gaps[hand.depth] = gap
+        hand.due, hand.marked = hand.count + gap, (hand.count, done)
+        if gap > 1 and self.marker is not None:
+            hand.round = None  # it would keep a batch alive for many rounds
+            self.marker.rest()
+
+    def first_due(self, depth: int) -> int:
+        """The first round to mark of a loop that begins."""
+        return NEVER if self.marker is None else self._gaps[depth]
+
+    def innermost(self) -> Hand | None:
+        """The hand of the loop that the run is in, or None outside of loops."""
+        live = [hand for ref in self._live if (hand := ref()) is not None]
+        return live[-1] if live else None
 
     def ended(self, hand: Hand) -> None:
         """A loop is over."""

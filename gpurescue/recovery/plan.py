@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import enum
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gpurescue.errors import CannotResume, PatchRejected, UsageError
@@ -27,6 +27,8 @@ class Action(enum.Enum):
     """The ways to go on, as in Lisp: the restarts."""
 
     RETRY = "retry"
+    ITERATION = "iteration"
+    SKIP_BATCH = "skip-batch"
     SKIP = "skip"
     RETURN = "return"
     RAISE = "raise"
@@ -61,6 +63,7 @@ class Plan:
         notes: What the user should know before it runs.
         rollbacks: What is taken back before it runs.
         asks: True to ask the library's iterator again that holds the run.
+        aside: The skipped batch, for a look: variables of the loop by name.
     """
 
     restart: Restart
@@ -70,6 +73,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     rollbacks: tuple[Rollback, ...] = ()
     asks: bool = False
+    aside: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return "; ".join((self.text, *self.notes))

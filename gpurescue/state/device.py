@@ -16,6 +16,7 @@ from typing import Any
 
 from gpurescue.protocols import Rollback
 from gpurescue.state import failure
+from gpurescue.state.journal import Journal
 
 _log = logging.getLogger(__name__)
 _kept = threading.local()
@@ -42,6 +43,10 @@ class TorchRuntime:
                 _tried(mode)
 
         return apply
+
+    def journal(self, *, keeps_parameters: bool) -> Journal:
+        """A journal for one run."""
+        return Journal(keeps_parameters=keeps_parameters)
 
     def memory(self) -> dict[str, int]:
         """Bytes in use now: by tensors on each CUDA device, and by the process."""

@@ -39,6 +39,9 @@ import placements  # noqa: E402
 from driver import Notebook  # noqa: E402
 from scenario import Scenario  # noqa: E402
 
+from gpurescue.recovery.engine import Hooks  # noqa: E402
+from gpurescue.state.device import TorchRuntime  # noqa: E402
+
 TRAIN = """
 def train(num_steps, step):
     total = 0.0
@@ -123,7 +126,8 @@ def measure_loops(step: Any, num_steps: int, num_rounds: int) -> dict[str, list[
                 times[label].append((time.thread_time() - start) / num_steps)
 
     book.names["rounds"] = rounds
-    run = book.start("rounds()")
+    hooks = Hooks(journal=TorchRuntime().journal(keeps_parameters=False))
+    run = book.start("rounds()", hooks=hooks)
     run.wait()
     if run.error is not None:
         raise run.error
