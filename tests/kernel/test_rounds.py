@@ -66,9 +66,7 @@ def test_batch_is_left_out_and_kept_for_a_look(notebook: Notebook) -> None:
     assert "skips the batch of round 4" in found.stdout
     assert notebook.run("len(losses)").value == "5"
     notebook.run("import gpurescue\n(left,) = gpurescue.skipped()")
-    assert notebook.run("left.where, left.error").value == (
-        "('step 4', ValueError(3))"
-    )
+    assert notebook.run("left.where, left.error").value == ("('step 4', ValueError(3))")
     assert notebook.run("sorted(left.batch)").value == "['step', 'x', 'y']"
     assert notebook.run("torch.equal(left.batch['x'], data[3])").value == "True"
 

@@ -180,8 +180,8 @@ def test_rounds_that_are_too_short_are_not_marked() -> None:
 
 
 def test_long_rounds_are_marked_by_themselves() -> None:
-    body = "import time\nfor i in range(4):\n    time.sleep(0.2)\n    use(i)\n"
-    book, run, _ = start(bad=[2], body=body, marks_all=False)
+    body = "import time\nfor i in range(7):\n    time.sleep(0.3)\n    use(i)\n"
+    book, run, _ = start(bad=[5], body=body, marks_all=False)
     book.names["bad"].clear()
     run.resume(Restart(action=Action.ITERATION))
     assert run.wait(10) is State.FINISHED, run.error
