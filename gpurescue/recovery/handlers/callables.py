@@ -15,43 +15,32 @@ from types import (
     FunctionType,
     GeneratorType,
     MethodType,
-    ModuleType,
-    WrapperDescriptorType,
 )
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from gpurescue.recovery.handlers import values
+from gpurescue.recovery.handlers import attributes, values
 from gpurescue.recovery.handlers.abstract import Made, Value
 from gpurescue.recovery.handlers.calls import is_from_c
-from gpurescue.recovery.handlers.crossing import Crossing, is_special, is_version_of
-from gpurescue.recovery.handlers.objects import (
-    inherits,
-    is_any,
-    is_c_type,
-    is_class,
-    lookup,
-    mro,
-    own_names,
+from gpurescue.recovery.handlers.crossing import (
+    CALLS,
+    Crossing,
+    is_special,
+    is_version_of,
+)
+from gpurescue.recovery.handlers.objects import inherits, is_any, is_class, lookup
+from gpurescue.recovery.handlers.origins import (
+    PLAIN_MODULES,
+    is_plain_type,
+    is_plain_value,
+    name_of_class,
+    origin_of,
+    origin_of_class,
 )
 from gpurescue.recovery.handlers.paths import Undecided
-from gpurescue.recovery.handlers.tables import OP
-
-T = TypeVar("T")
 
 _SINCE_12: Final = sys.version_info >= (3, 12)
-_SINCE_13: Final = sys.version_info >= (3, 13)
-CALLS: Final = frozenset(
-    OP[name] for name in ("CALL", "CALL_KW", "CALL_FUNCTION_EX") if name in OP
-)
-_CALL_EX: Final = OP["CALL_FUNCTION_EX"]
-_CALL_KW: Final = OP.get("CALL_KW", -1)
 _CO_COROUTINE: Final = 0x80 | 0x100
 _CO_NEWLOCALS: Final = 0x02
-_CO_VARARGS: Final = 0x04
-_LOOKED_AT: Final = 3
-
-_MODULE_OF = type.__dict__["__module__"].__get__
-_NAME_OF = type.__dict__["__name__"].__get__
 
 # Special methods that C calls to act, not to find out something.
 DIRECT: Final = frozenset({
@@ -61,18 +50,9 @@ DIRECT: Final = frozenset({
     "__getstate__", "__setstate__", "__build_class__",
 })  # fmt: skip
 
-# Modules whose C code is known to hand on what is not listed below.
-_PLAIN_MODULES: Final = frozenset({
-    "builtins", "_operator", "operator", "itertools", "functools", "_functools",
-    "_collections", "collections", "math", "_io", "io", "_json", "_heapq", "_bisect",
-    "_contextvars", "_abc", "_thread", "_random", "types", "_imp", "_queue",
-    "_weakref", "weakref", "_asyncio", "_pickle", "_sre", "re",
-})  # fmt: skip
 _SWALLOWING_MODULES: Final = frozenset(
     {"sqlite3", "_sqlite3", "ctypes", "_ctypes", "gc"}
 )
-
-_SOMEWHERE: Final = "?"  # Cython's functions have no module of their own
 
 _CONSUMING_TYPES: Final = (list, tuple, set, frozenset, dict, bytes, bytearray)
 _CONSUMING: Final = frozenset({
@@ -90,17 +70,11 @@ _DROPS: Final[dict[str, tuple[type, ...]]] = {
     "input": (BaseException,),
     "TextIOWrapper": (AttributeError, OSError),
 }
+_GOES_DEEP: Final = frozenset({"dump", "dumps", "load", "loads"})
+# How many of the arguments are looked into; of others it is all.
+_SUBJECTS: Final = {"setattr": 1, "delattr": 1, "getattr": 1, "hasattr": 1}
 _TAKES_ITEM: Final = frozenset({"getitem", "__getitem__", "format", "format_map"})
 _GENERATOR_METHODS: Final = frozenset({"send", "throw", "close", "__next__"})
-
-
-def is_plain_type(cls: type) -> bool:
-    """Whether the C code of a type is the standard library's, or it has none."""
-    return all(
-        _text(_MODULE_OF(base)) in _PLAIN_MODULES
-        for base in mro(cls)
-        if is_c_type(base)
-    )
 
 
 def judge(crossing: Crossing) -> list[Value]:
@@ -175,15 +149,15 @@ def _class(crossing: Crossing, cls: type) -> list[Value]:
         if inherits(type(crossing.first), cls):
             return crossing.passes()
     if any(inherits(cls, consuming) for consuming in _CONSUMING_TYPES):
-        return _plain(crossing, _text(_NAME_OF(cls)))
-    origin = next(base for base in mro(cls) if is_c_type(base))
-    if origin is object:
+        return _known_or_not(crossing, name_of_class(cls), "builtins")
+    name, module = origin_of_class(cls)
+    if (name, module) == ("object", "builtins"):
         return crossing.passes()
-    return _known_or_not(crossing, _text(_NAME_OF(origin)), _text(_MODULE_OF(origin)))
+    return _known_or_not(crossing, name, module)
 
 
 def _function(crossing: Crossing, function: Any) -> list[Value]:
-    name, module = _origin(function)
+    name, module = origin_of(function)
     if name in ("hasattr", "getattr") and module == "builtins":
         return _getattr(crossing, name)
     if name == "next" and module == "builtins":
@@ -191,36 +165,8 @@ def _function(crossing: Crossing, function: Any) -> list[Value]:
     return _known_or_not(crossing, name, module)
 
 
-def _origin(function: Any) -> tuple[str, str]:
-    """Name and module of a C callable."""
-    kind = type(function)
-    if kind is BuiltinFunctionType:
-        owner = function.__self__
-        if owner is None or inherits(type(owner), ModuleType):
-            return function.__name__, _text(function.__module__)
-        cls = owner if is_class(owner) else type(owner)
-        return function.__name__, _module_of_method(cls, function.__name__)
-    if is_from_c(function):
-        return function.__name__, _text(_MODULE_OF(function.__objclass__))
-    _, call = lookup(kind, "__call__")
-    if type(call) is WrapperDescriptorType:
-        return _text(_NAME_OF(kind)), _text(_MODULE_OF(call.__objclass__))
-    return _SOMEWHERE, _SOMEWHERE
-
-
-def _text(value: Any) -> str:
-    return value if type(value) is str and value else _SOMEWHERE
-
-
-def _module_of_method(cls: type, name: str) -> str:
-    for base in mro(cls):
-        if name in own_names(base):
-            return _text(_MODULE_OF(base))
-    return _SOMEWHERE
-
-
 def _known_or_not(crossing: Crossing, name: str, module: str) -> list[Value]:
-    if module in _PLAIN_MODULES and not _gets_unknown(crossing):
+    if module in PLAIN_MODULES and not _may_probe(crossing, name):
         return _plain(crossing, name)
     if module.partition(".")[0] in _SWALLOWING_MODULES:
         raise Undecided("a callback whose exceptions are dropped")
@@ -231,14 +177,23 @@ def _known_or_not(crossing: Crossing, name: str, module: str) -> list[Value]:
     return crossing.passes()
 
 
-def _gets_unknown(crossing: Crossing) -> bool:
+def _may_probe(crossing: Crossing, name: str) -> bool:
     """Whether an argument's own C code may be what called a special method.
 
-    ``operator.eq(array, x)`` has numpy look for ``x.__getitem__``.
+    ``operator.eq(array, x)`` has numpy look for ``x.__getitem__``; and pickling gets
+    to whatever can be reached.
     """
     if not crossing.is_hook:
         return False
-    return not all(is_plain_type(type(given)) for given in crossing.given)
+    if name in _GOES_DEEP:
+        return True
+    subjects = crossing.given[: _SUBJECTS.get(name)]
+    if crossing.arguments:
+        if any(crossing.first is value for value in subjects):
+            if not is_plain_type(type(crossing.first)):
+                return True
+            subjects = [value for value in subjects if value is not crossing.first]
+    return not all(map(is_plain_value, subjects))
 
 
 def _plain(crossing: Crossing, name: str) -> list[Value]:
@@ -301,30 +256,21 @@ def _ended(certain: bool) -> list[Value]:
 
 
 def _getattr(crossing: Crossing, name: str) -> list[Value]:
-    if not crossing.is_kind(AttributeError):
-        return crossing.passes()
-    if name == "hasattr" or crossing.step.op == _CALL_EX or crossing.step.arg != 2:
-        return []
-    pointer = crossing.operand_pointers(2)[0]
-    return attribute_error(crossing, crossing.operand(pointer))
+    given = crossing.given
+    if len(given) not in (2, 3):
+        raise Undecided("the arguments of getattr are not known")
+    if name == "hasattr" or len(given) == 3:
+        if crossing.is_kind(AttributeError):
+            return []
+    return attributes.looked_up(crossing, given[0], given[1])
 
 
 def _next(crossing: Crossing) -> list[Value]:
+    if crossing.is_kind(IndexError) and crossing.name == "__getitem__":
+        return [Made(StopIteration)] if len(crossing.given) == 1 else []
     if not crossing.is_kind(StopIteration):
         return crossing.passes()
-    return crossing.passes() if crossing.step.arg == 1 else []
-
-
-def attribute_error(crossing: Crossing, owner: Any) -> list[Value]:
-    """An AttributeError out of the lookup of an attribute of ``owner``."""
-    has_fallback, fallback = lookup(type(owner), "__getattr__")
-    if has_fallback:
-        is_itself = is_version_of(fallback, crossing.inner.f_code)
-        return crossing.passes() if is_itself or crossing.name == "__getattr__" else []
-    _, lookup_method = lookup(type(owner), "__getattribute__")
-    if is_any(type(lookup_method), (FunctionType, WrapperDescriptorType)):
-        return crossing.passes()
-    raise Undecided("an attribute lookup of unknown C code")
+    return crossing.passes() if len(crossing.given) == 1 else []
 
 
 def ends_sequence(crossing: Crossing, pointer: int) -> bool:

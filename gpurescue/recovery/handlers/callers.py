@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from types import FrameType, FunctionType
 from typing import Any, Final
 
-from gpurescue.recovery.handlers import callables, values
+from gpurescue.recovery.handlers import attributes, callables, values
 from gpurescue.recovery.handlers.abstract import Known, Made, Value
-from gpurescue.recovery.handlers.crossing import Crossing, is_version_of
+from gpurescue.recovery.handlers.crossing import SINCE_12, Crossing, is_version_of
 from gpurescue.recovery.handlers.objects import inherits, is_any, lookup
+from gpurescue.recovery.handlers.origins import is_plain_value
 from gpurescue.recovery.handlers.paths import Undecided
 from gpurescue.recovery.handlers.tables import OP
 
@@ -187,19 +188,27 @@ _OPERATORS: Final = {
 
 def _operator(crossing: Crossing) -> list[Value]:
     """Operators swallow nothing, unless an operand's C code does."""
-    # torch makes NotImplemented of a TypeError in an operator.
-    if not crossing.is_hook and not crossing.is_kind(TypeError):
-        return crossing.passes()
     operator = _OPERATORS[crossing.step.op]
     pointers = crossing.operand_pointers(operator.count)
     own = pointers if operator.position is None else [pointers[operator.position]]
-    if crossing.name in operator.calls and crossing.calls_on(own):
+    if crossing.calls_on(own) and _is_own(crossing, operator):
         return crossing.passes()
     if crossing.name in _NUMBERS and crossing.is_kind(TypeError):
         raise Undecided("an operand that is no number gets another error")
-    if all(callables.is_plain_type(type(crossing.operand(p))) for p in pointers):
+    if all(is_plain_value(crossing.operand(p)) for p in pointers):
         return crossing.passes()
     raise Undecided("an operand's C code probes another operand")
+
+
+def _is_own(crossing: Crossing, operator: _Operator) -> bool:
+    """Whether the interpreter called ``inner`` on an operand, and not its C code."""
+    if crossing.name in operator.calls:
+        return True
+    # A decorated method; torch makes NotImplemented of a TypeError in one of its own.
+    if crossing.is_hook or crossing.is_kind(TypeError):
+        return False
+    cls = type(crossing.first)
+    return any(type(lookup(cls, name)[1]) is FunctionType for name in operator.calls)
 
 
 _RULES.update(dict.fromkeys(_OPERATORS, _operator))
@@ -259,10 +268,13 @@ def _name(crossing: Crossing) -> list[Value]:
 @_rule("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR")
 def _attribute(crossing: Crossing) -> list[Value]:
     """An AttributeError is swallowed where there is a ``__getattr__`` to fall back."""
-    if not crossing.is_kind(AttributeError) or crossing.step.op == _SUPER_ATTR:
+    if crossing.step.op == _SUPER_ATTR:
         return crossing.passes()
+    names, index = crossing.outer.f_code.co_names, crossing.step.arg
+    if SINCE_12 and crossing.step.op == OP["LOAD_ATTR"]:
+        index >>= 1
     (pointer,) = crossing.operand_pointers(1)
-    return callables.attribute_error(crossing, crossing.operand(pointer))
+    return attributes.looked_up(crossing, crossing.operand(pointer), names[index])
 
 
 _SUPER_ATTR: Final = OP.get("LOAD_SUPER_ATTR", -1)
@@ -313,9 +325,9 @@ def _iteration(crossing: Crossing) -> list[Value]:
     if crossing.is_kind(TypeError) and crossing.step.op == OP["CONTAINS_OP"]:
         if crossing.name == "__iter__":
             raise Undecided("what is not iterable gets another error")
-    if crossing.name in _ITERATION or not crossing.is_hook:
+    if crossing.name in _ITERATION | callables.DIRECT or not crossing.is_hook:
         return crossing.passes()
-    if callables.is_plain_type(type(crossing.operand(pointer))):
+    if is_plain_value(crossing.operand(pointer)):
         return crossing.passes()
     raise Undecided("an iterator's C code probes something")
 

@@ -26,7 +26,7 @@ from gpurescue.recovery.handlers.tables import OP, Instruction, listing
 
 T = TypeVar("T")
 
-_SINCE_12: Final = sys.version_info >= (3, 12)
+SINCE_12: Final = sys.version_info >= (3, 12)
 _SINCE_13: Final = sys.version_info >= (3, 13)
 CALLS: Final = frozenset(
     OP[name] for name in ("CALL", "CALL_KW", "CALL_FUNCTION_EX") if name in OP
@@ -190,7 +190,8 @@ class Crossing:
         op, arg = self.step.op, self.step.arg
         if op == _CALL_EX:
             packed = self.operand(self.pointer(self.depth - (arg & 1) - 1))
-            return list(packed) if type(packed) is tuple else []
+            # C makes a tuple of a list, but leaves the list on the stack.
+            return list(packed) if is_any(type(packed), (tuple, list)) else []
         last = self.depth - (op == _CALL_KW)
         pointers = [self.pointer(index) for index in range(last - arg, last)]
         return [self.operand(pointer) for pointer in pointers]

@@ -13,7 +13,13 @@ from gpurescue.recovery.handlers.abstract import (
     Made,
     Value,
 )
-from gpurescue.recovery.handlers.objects import class_of, inherits, matches
+from gpurescue.recovery.handlers.objects import (
+    alternatives,
+    class_of,
+    inherits,
+    is_exception_class,
+    matches,
+)
 from gpurescue.recovery.handlers.paths import Undecided
 
 _MEMBERS = BaseExceptionGroup.__dict__["exceptions"].__get__
@@ -29,9 +35,13 @@ def split(thrown: Value, test: Value) -> tuple[Value, Value]:
     """What ``except* test`` leaves over, and what it takes (CHECK_EG_MATCH).
 
     A group of which only a part matches cannot be decided: some of it is handled.
+
+    Raises:
+        LookupError: ``test`` is or has a group, which is a TypeError.
     """
     if thrown == NONE:
         return NONE, NONE
+    _check(test)
     answers = {_match(leaf, test) for leaf in _leaves(thrown)}
     if answers == {True}:
         # A lone exception is wrapped in a group for the clause.
@@ -41,11 +51,16 @@ def split(thrown: Value, test: Value) -> tuple[Value, Value]:
     raise Undecided("except* takes a part of the group")
 
 
+def _check(test: Value) -> None:
+    for option in alternatives(test) or []:
+        if option is UNKNOWN:
+            continue
+        if not is_exception_class(option) or inherits(option, BaseExceptionGroup):
+            raise LookupError(f"{option!r} cannot be taken by except*")
+
+
 def _match(leaf: Value, test: Value) -> bool | None:
-    try:
-        return matches(leaf, test)
-    except LookupError:
-        return None
+    return matches(leaf, test)
 
 
 def _leaves(thrown: Value) -> Iterator[Value]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from gpurescue.recovery.handlers import groups, managers
 from gpurescue.recovery.handlers.abstract import (
+    NONE,
     UNKNOWN,
     Known,
     Made,
@@ -94,10 +95,16 @@ def _check_match(run: Run, path: Path, at: Instruction) -> bool | None:
 
 
 @step("CHECK_EG_MATCH")
-def _check_group(run: Run, path: Path, at: Instruction) -> None:
+def _check_group(run: Run, path: Path, at: Instruction) -> bool | None:
     thrown, test = (run.resolve(value) for value in pop(path, 2))
-    rest, match = groups.split(thrown, test)
+    try:
+        rest, match = groups.split(thrown, test)
+    except LookupError:  # "catching ExceptionGroup with except* is not allowed"
+        return run.throw(path, Made(TypeError), at.start)
     path.stack += (rest, match)
+    if match != NONE:
+        path.current = match
+    return None
 
 
 @step("PREP_RERAISE_STAR", "CALL_INTRINSIC_2")
