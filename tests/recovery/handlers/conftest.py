@@ -12,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 
 from gpurescue.recovery.handlers import Fate, fate, walk
 
+sys.path.insert(0, str(Path(__file__).parent))
 GUARDS = "gpurescue.recovery.guards"
 BODY = "body"  # a guard around the body of each function marked @guard
 BLOCKS = "blocks"  # and one around each block in it
