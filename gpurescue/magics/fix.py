@@ -11,8 +11,8 @@ from types import FunctionType
 from typing import Any
 
 from gpurescue.errors import UsageError
-from gpurescue.magics import redefining
 from gpurescue.magics.session import Job
+from gpurescue.recovery.carrying import defined
 from gpurescue.recovery.suspension import Suspension
 from gpurescue.source import cells
 from gpurescue.source.cells import Definition, Unit
@@ -83,7 +83,7 @@ def _function(value: Any, name: str) -> FunctionType | None:
         value = value.__func__
     value = getattr(value, "__func__", value)
     if isinstance(value, FunctionType):
-        return redefining.defined(value, name) or _unwrapped(value)
+        return defined(value, name) or _unwrapped(value)
     return _unwrapped(value) if callable(value) else None
 
 

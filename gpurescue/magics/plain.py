@@ -8,7 +8,8 @@ import logging
 from types import CodeType, FunctionType
 
 from gpurescue.recovery import frames
-from gpurescue.source import cells, splice, transform
+from gpurescue.source import cells, splice, transform, versions
+from gpurescue.source.quiet import compiled
 
 _log = logging.getLogger(__name__)
 
@@ -18,28 +19,43 @@ def restore() -> int:
     found = [
         thing
         for thing in gc.get_objects()
-        if type(thing) is FunctionType and frames.has_guards(thing.__code__)
+        if type(thing) is FunctionType and _is_ours(thing)
     ]
+    plain = _Plain()
     for function in found:
-        _restore(function)
+        _restore(function, plain)
     return len(found)
 
 
-def _restore(function: FunctionType) -> None:
+def _is_ours(function: FunctionType) -> bool:
+    code = function.__code__
+    return frames.has_guards(code) or versions.is_marked(code)
+
+
+def _restore(function: FunctionType, plain: _Plain) -> None:
     try:
-        plain = _plain(function.__code__)
-        if plain is not None and plain.co_freevars == function.__code__.co_freevars:
-            function.__code__ = plain
+        code = plain.of(function.__code__)
+        if code is not None and code.co_freevars == function.__code__.co_freevars:
+            function.__code__ = code
     except Exception:  # noqa: BLE001
         # A guard with no run to answer to does nothing: it can stay.
         _log.exception("%s keeps its guards.", function.__qualname__)
 
 
-def _plain(code: CodeType) -> CodeType | None:
-    definition = cells.definition(code)
-    if definition is None:
-        return None
-    unit = definition.unit
-    flags = splice.future_flags(code) | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-    module = compile(unit.tree, unit.filename, "exec", flags, dont_inherit=True)
-    return transform.functions_of(module).get((code.co_name, code.co_firstlineno))
+class _Plain:
+    """The code that functions have without guards; each source is compiled once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], dict[tuple[str, int], CodeType]] = {}
+
+    def of(self, code: CodeType) -> CodeType | None:
+        definition = cells.definition(code)
+        if definition is None:
+            return versions.unmarked(code)
+        unit = definition.unit
+        flags = splice.future_flags(code) | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        if (unit.filename, flags) not in self._known:
+            made = compiled(unit.source, unit.path, flags)
+            self._known[unit.filename, flags] = transform.functions_of(made)
+        found = self._known[unit.filename, flags]
+        return found.get((code.co_name, code.co_firstlineno))

@@ -13,11 +13,11 @@ import functools
 import gc
 import inspect
 from collections.abc import Callable, Iterator
-from types import CodeType, FunctionType, MemberDescriptorType
+from types import CellType, CodeType, FunctionType, MemberDescriptorType
 from typing import Any
 
 from gpurescue.errors import PatchRejected
-from gpurescue.source import cells
+from gpurescue.source import cells, versions
 from gpurescue.source.cells import Definition
 
 _PLAIN = (FunctionType, staticmethod, classmethod)
@@ -65,17 +65,18 @@ class Redefinitions:
 
     def supersede(self, old: CodeType, new: CodeType) -> None:
         """Give every function that runs ``old``, or code in it, the new code."""
-        if old is new:
+        if old is new or _identity(old) == _identity(new):
             return
-        partners = _by_name(new)
-        for name, before in _by_name(old).items():
-            after = partners.get(name)
-            if after is not None:
-                self._supersede_one(before, after)
+        pairs = _partners(old, new)
+        running = _running([before for before, _ in pairs])
+        for (before, after), functions in zip(pairs, running, strict=True):
+            self._supersede_one(before, after, functions)
 
     def replace(self, before: Definition, after: Definition) -> None:
         """Note that ``after`` is the newer version of ``before``."""
-        if before.key == after.key or self._newer.get(before.key) == after.key:
+        is_module = before.unit.is_file and not before.line  # it is not run again
+        is_known = before.key == after.key or self._newer.get(before.key) == after.key
+        if is_known or is_module:
             return
         # An edit taken back makes an old definition the newest again.
         self._newer.pop(after.key, None)
@@ -85,24 +86,31 @@ class Redefinitions:
             for subscriber in self._subscribers:
                 subscriber(before, after)
 
-    def _supersede_one(self, old: CodeType, new: CodeType) -> None:
+    def _supersede_one(
+        self, old: CodeType, new: CodeType, functions: list[FunctionType]
+    ) -> None:
         before, after = cells.definition(old), cells.definition(new)
         if before is not None and after is not None:
             self.replace(before, after)
-        for function in _running(old):
-            if len(old.co_freevars) == len(new.co_freevars):
-                function.__code__ = new
+        documented = _documentation(old), _documentation(new)
+        for function in functions:
+            if function.__code__.co_freevars != new.co_freevars:
+                continue  # its cells are of other variables
+            function.__code__ = new
+            if function.__doc__ == documented[0]:
+                function.__doc__ = documented[1]
 
     def _redefine_class(self, old: type, new: type) -> type:
         if type(old) is not type(new) or old.__qualname__ != new.__qualname__:
             return new
         _check_layout(old, new)
-        for name in [n for n in vars(old) if n not in vars(new) and n not in _KEPT]:
-            if not isinstance(vars(old)[name], type):
-                delattr(old, name)
+        gone = [n for n in vars(old) if n not in vars(new) and n not in _KEPT]
         for name, value in list(vars(new).items()):
             if name not in _KEPT and not isinstance(value, MemberDescriptorType):
                 self._redefine_attribute(old, new, name, value)
+        for name in gone:  # last: nothing that is there may need it any more
+            if not isinstance(vars(old)[name], type):
+                delattr(old, name)
         old.__doc__ = new.__doc__
         return old
 
@@ -111,7 +119,7 @@ class Redefinitions:
         if isinstance(value, type):
             self._redefine_inner_class(old, new, name, value)
             return
-        for function in _functions_in(value):
+        for function in functions_in(value):
             _point_class_cell(function, old, new)
         if self._update_all(current, value) and isinstance(value, _PLAIN):
             return
@@ -129,7 +137,7 @@ class Redefinitions:
 
     def _update_all(self, current: Any, value: Any) -> bool:
         """Carry each function of ``value`` into its partner in ``current``."""
-        before, after = list(_functions_in(current)), list(_functions_in(value))
+        before, after = list(functions_in(current)), list(functions_in(value))
         if type(current) is not type(value) or len(before) != len(after):
             return False
         updated = []
@@ -150,7 +158,7 @@ def _innermost(value: Any) -> FunctionType | None:
     return value if isinstance(value, FunctionType) else None
 
 
-def _functions_in(value: Any) -> Iterator[FunctionType]:
+def functions_in(value: Any) -> Iterator[FunctionType]:
     """The user's own functions in an attribute of a class."""
     parts: tuple[Any, ...] = (value,)
     if isinstance(value, property):
@@ -165,8 +173,7 @@ def _functions_in(value: Any) -> Iterator[FunctionType]:
 def _update_function(old: FunctionType, new: FunctionType) -> bool:
     """Make ``old`` behave as ``new``; False if their closures do not fit."""
     if old.__code__.co_freevars != new.__code__.co_freevars:
-        if len(old.__code__.co_freevars) != len(new.__code__.co_freevars):
-            return False
+        return False
     old.__code__ = new.__code__
     old.__defaults__ = new.__defaults__
     old.__kwdefaults__ = new.__kwdefaults__
@@ -202,14 +209,29 @@ def _refers_to(value: type, target: type) -> bool:
     return any(attribute is target for attribute in vars(value).values())
 
 
-def _by_name(code: CodeType) -> dict[str, CodeType]:
+def _partners(old: CodeType, new: CodeType) -> list[tuple[CodeType, CodeType]]:
+    """``old`` and all code in it, each with what has its name in ``new``.
+
+    Where several have the same name (a property's parts, lambdas) and there are as
+    many of them as before, their order tells.
+    """
+    found, partners = by_name(old), by_name(new)
+    return [
+        pair
+        for name, codes in found.items()
+        if len(codes) == len(partners.get(name, ()))
+        for pair in zip(codes, partners[name], strict=True)
+    ]
+
+
+def by_name(code: CodeType) -> dict[str, list[CodeType]]:
     """``code`` and all code in it, by its name relative to ``code``."""
     is_body = code.co_name == "<module>"  # no part of the names in it
     start = 0 if is_body else len(code.co_qualname)
-    found: dict[str, CodeType] = {}
+    found: dict[str, list[CodeType]] = {}
 
     def add(inner: CodeType) -> None:
-        found.setdefault(inner.co_qualname[start:], inner)
+        found.setdefault(inner.co_qualname[start:], []).append(inner)
         for constant in inner.co_consts:
             if isinstance(constant, CodeType):
                 add(constant)
@@ -218,15 +240,19 @@ def _by_name(code: CodeType) -> dict[str, CodeType]:
     return found
 
 
+def _documentation(code: CodeType) -> str | None:
+    cells = tuple(CellType() for _ in code.co_freevars)
+    return FunctionType(code, {}, closure=cells).__doc__
+
+
 def defaults_of(definition: Definition) -> dict[str, Any]:
     """Default values of a function's parameters, from a live function object."""
     for function in gc.get_objects():
         if type(function) is not FunctionType:  # asks no object for its __class__
             continue
         code = function.__code__
-        if code.co_filename == definition.unit.filename and (
-            cells.definition(code) is definition
-        ):
+        is_file = code.co_filename == definition.unit.path
+        if is_file and cells.definition(code) is definition:
             positional = code.co_varnames[: code.co_argcount]
             values = function.__defaults__ or ()
             last = positional[len(positional) - len(values) :]
@@ -236,11 +262,21 @@ def defaults_of(definition: Definition) -> dict[str, Any]:
     return {}
 
 
-def _running(code: CodeType) -> list[FunctionType]:
-    if not code.co_flags & inspect.CO_NEWLOCALS:
-        return []  # a cell's own code, that no function runs: 40 ms of a large heap
-    return [
-        found
-        for found in gc.get_referrers(code)
-        if type(found) is FunctionType and found.__code__ is code
-    ]
+def _running(codes: list[CodeType]) -> list[list[FunctionType]]:
+    """The functions that run each of these, in whatever copy of the code."""
+    found: dict[object, list[FunctionType]] = {_identity(code): [] for code in codes}
+    # A cell's own code is run by no function, and to look takes 40 ms of a large heap.
+    if any(code.co_flags & inspect.CO_NEWLOCALS for code in codes):
+        for thing in gc.get_objects():
+            if type(thing) is FunctionType:
+                key = _identity(thing.__code__)
+                if key in found:
+                    found[key].append(thing)
+    return [found[_identity(code)] for code in codes]
+
+
+def _identity(code: CodeType) -> object:
+    # A continuation compiles the functions in it once more. Lambdas have no name.
+    if code.co_name.startswith("<"):
+        return id(code)
+    return versions.source_name(code), code.co_firstlineno, code.co_qualname

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from gpurescue.source import cells
+from gpurescue.recovery import frames
+from gpurescue.source import cells, versions
 
 Key = tuple[str, int]
 
@@ -47,7 +48,8 @@ def reaches(roots: Iterable[Any], edited: set[Key]) -> bool:
 
 def _is_edited(function: FunctionType, edited: set[Key]) -> bool:
     code = function.__code__
-    if not any(filename == code.co_filename for filename, _ in edited):
+    name = versions.source_name(code)
+    if not any(source == name for source, _ in edited):
         return False
     return any(key in edited for key in _keys(code))
 
@@ -118,10 +120,14 @@ def _from_class(value: type) -> list[Any]:
 def _is_users(value: type) -> bool:
     attributes = type.__dict__["__dict__"].__get__(value).values()
     return any(
-        isinstance(f, FunctionType) and "__gr_iter__" in f.__globals__
+        isinstance(f, FunctionType) and _is_users_function(f)
         for attribute in attributes
         for f in (attribute, *_from_wrapper(attribute))
     )
+
+
+def _is_users_function(function: FunctionType) -> bool:
+    return "__gr_iter__" in function.__globals__ or frames.has_guards(function.__code__)
 
 
 def _from_wrapper(attribute: Any) -> list[Any]:

@@ -1,20 +1,23 @@
 """Units of user source: a cell, or a module file, with its tree and its functions.
 
-A unit is found again from a running frame by its file name alone, through
+A unit is found again from a running frame by the name of its source alone, through
 ``linecache``, where IPython keeps every cell. So guarded code needs no registry and
-survives pickling, copying and forking.
+survives pickling, copying and forking. A cell's source has the name of its file; each
+version of a module's file has a name of its own (``versions``).
 """
 
 from __future__ import annotations
 
 import ast
+import io
 import linecache
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import CodeType
 
-from gpurescue.source import transform
+from gpurescue.source import transform, versions
 from gpurescue.source import tree as trees
+from gpurescue.source.quiet import compiled, quietly
 from gpurescue.source.tree import Function, Layout, Scope
 
 
@@ -54,19 +57,30 @@ class Definition:
 
 @dataclass(slots=True)
 class Unit:
-    """The source under one file name."""
+    """One source.
+
+    Attributes:
+        filename: The name under which ``linecache`` has it.
+        path: The file name of its code: that of all versions, if it is a module's.
+    """
 
     filename: str
     source: str
     tree: ast.Module
     definitions: dict[int, Definition]
+    path: str
     _codes: dict[tuple[str, int], CodeType] | None = None
+
+    @property
+    def is_file(self) -> bool:
+        """True for a version of a module's file."""
+        return self.path != self.filename
 
     def plain_code(self, definition: Definition) -> CodeType | None:
         """The code that a definition has without guards: names its variables."""
         if self._codes is None:
             flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-            plain = compile(self.tree, self.filename, "exec", flags, True)
+            plain = compiled(self.tree, self.path, flags)
             self._codes = transform.functions_of(plain)
         return self._codes.get((definition.name, definition.line))
 
@@ -77,26 +91,50 @@ class Unit:
 
 
 _units: dict[str, Unit] = {}
+_versions: dict[str, list[Unit]] = {}
 
 
-def parse(source: str, filename: str) -> Unit:
+def parse(source: str, filename: str, path: str | None = None) -> Unit:
     """Parse a unit.
 
     Raises:
         SyntaxError: As ``compile`` would, for the user's text.
     """
+    path = path or filename
     flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-    tree = compile(source, filename, "exec", flags, dont_inherit=True)
+    with quietly():
+        tree = compile(source, path, "exec", flags, dont_inherit=True)
     trees.normalise(tree)
-    unit = Unit(filename, source, tree, {})
+    unit = Unit(filename, source, tree, {}, path)
     _define(unit, tree, "", None)
     return unit
 
 
+def version(source: str, path: str) -> Unit:
+    """The unit of one version of a module's file; the same for the same source.
+
+    Raises:
+        SyntaxError: As ``compile`` would.
+    """
+    known = _versions.setdefault(path, [])
+    for found in known:
+        if found.source == source:
+            return found
+    name = f"{path} (version {len(known) + 1})"
+    made = parse(source, name, path)
+    lines = io.StringIO(source).readlines()
+    linecache.cache[name] = (len(source), None, lines, name)
+    known.append(made)
+    _units[name] = made
+    return made
+
+
 def unit(filename: str) -> Unit | None:
-    """The unit under a file name, as ``linecache`` has it now; None if it has not."""
-    source = "".join(linecache.getlines(filename))
+    """The unit under a name, as ``linecache`` has it now; None if it has not."""
     known = _units.get(filename)
+    if known is not None and known.is_file:
+        return known  # it never changes
+    source = "".join(linecache.getlines(filename))
     if known is not None and known.source == source:
         return known
     if not source:
@@ -111,7 +149,7 @@ def unit(filename: str) -> Unit | None:
 
 def definition(code: CodeType) -> Definition | None:
     """The definition that ``code`` was compiled from; None if its source is gone."""
-    found = unit(code.co_filename)
+    found = unit(versions.source_name(code))
     if found is None:
         return None
     line = 0 if code.co_name == "<module>" else code.co_firstlineno
@@ -164,10 +202,36 @@ def compile_unit(
     return code
 
 
+def compile_version(unit: Unit, nodes: Sequence[int] | None = None) -> CodeType:
+    """Compile a version of a module's file with guards in it, or some statements of it.
+
+    Args:
+        unit: The version.
+        nodes: Indices of the statements; all by default.
+
+    Raises:
+        SyntaxError: As ``compile`` would.
+    """
+    flags = ast.PyCF_ONLY_AST
+    with quietly():
+        tree = compile(unit.source, unit.path, "exec", flags, dont_inherit=True)
+        if nodes is not None:
+            futures = [node for node in tree.body if transform.is_future(node)]
+            tree.body = [*futures, *(tree.body[i] for i in nodes)]
+        return versions.marked(compile_unit(tree, unit.path), unit.filename)
+
+
 def guard(
     tree: ast.Module, filename: str, *, flags: int = 0, guard_body: bool = False
 ) -> ast.Module:
     """Put guards into a parsed tree, which is used up."""
+    with quietly():
+        return _guarded(tree, filename, flags, guard_body=guard_body)
+
+
+def _guarded(
+    tree: ast.Module, filename: str, flags: int, *, guard_body: bool
+) -> ast.Module:
     allow = flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     plain = compile(tree, filename, "exec", allow, dont_inherit=True)
     variables = transform.functions_of(plain)

@@ -13,10 +13,11 @@ import inspect
 from dataclasses import dataclass
 from types import CodeType
 
-from gpurescue.source import hidden, transform
+from gpurescue.source import hidden, transform, versions
 from gpurescue.source import remainder as remainders
 from gpurescue.source import tree as trees
 from gpurescue.source.cells import Definition
+from gpurescue.source.quiet import compiled
 from gpurescue.source.remainder import BOX
 
 BODY = "__gr_body__"
@@ -67,12 +68,14 @@ def compile_function(
     inner = _inner([*prologue, *body], definition.line, is_async=is_async)
     tree = ast.fix_missing_locations(_wrap(inner, definition, variables))
     flags = future_flags(like)
-    plain = compile(trees.copied(tree), like.co_filename, "exec", flags, True)
+    plain = compiled(trees.copied(tree), like.co_filename, flags)
     inner.body = body
     _guard(inner, block, plain, _find_code(plain), is_async=is_async)
     inner.body = [*prologue, *inner.body]
-    filename = definition.unit.filename
-    made = _find_code(compile(tree, filename, "exec", flags, True))
+    unit = definition.unit
+    made = _find_code(compiled(tree, unit.path, flags))
+    if unit.is_file:
+        made = versions.marked(made, unit.filename)
     return _rename(made, definition)
 
 
@@ -86,13 +89,12 @@ def compile_module(
         flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     tree = ast.Module(body=body or hidden.statements("pass"), type_ignores=[])
     ast.fix_missing_locations(tree)
-    filename = definition.unit.filename
-    plain = compile(trees.copied(tree), filename, "exec", flags, True)
+    filename = definition.unit.path
+    plain = compiled(trees.copied(tree), filename, flags)
     _guard(tree, block, plain, None, is_async=is_async)
     if is_async:
         tree.body += hidden.statements("if False: await None")
-    code: CodeType = compile(tree, filename, "exec", flags, True)
-    return code
+    return compiled(tree, filename, flags)
 
 
 def _guard(

@@ -371,12 +371,13 @@ def _split_prologue(scope: Scope) -> tuple[list[ast.stmt], list[ast.stmt]]:
     """Docstring and ``from __future__`` stay in front of the guard."""
     body = scope.body
     count = 1 if ast.get_docstring(scope, clean=False) is not None else 0
-    while count < len(body) and _is_future(body[count]):
+    while count < len(body) and is_future(body[count]):
         count += 1
     return body[:count], body[count:]
 
 
-def _is_future(node: ast.stmt) -> bool:
+def is_future(node: ast.stmt) -> bool:
+    """Tell whether a statement is a ``from __future__ import``."""
     return isinstance(node, ast.ImportFrom) and node.module == "__future__"
 
 

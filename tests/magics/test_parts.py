@@ -11,8 +11,9 @@ import pytest
 
 import gpurescue
 from gpurescue.errors import UsageError
-from gpurescue.magics import progress, redefining, rendering, scripts, shell
+from gpurescue.magics import progress, rendering, scripts, shell
 from gpurescue.magics.awaiting import AwaitMagics
+from gpurescue.recovery import carrying
 from gpurescue.recovery.loops import Reading
 
 
@@ -176,9 +177,9 @@ def test_function_under_decorators_is_found():
         decorate(decorate(functools.wraps(target)(decorate(target)))),
         staticmethod(target),
     ):
-        assert redefining.defined(wrapped, "target") is target
-    assert redefining.defined(target, "other") is None
-    assert redefining.defined(3, "target") is None
+        assert carrying.defined(wrapped, "target") is target
+    assert carrying.defined(target, "other") is None
+    assert carrying.defined(3, "target") is None
 
 
 def test_errors_in_one_line():

@@ -11,7 +11,9 @@ import harness
 import pytest
 
 from gpurescue.errors import PatchRejected
+from gpurescue.recovery.engine import State
 from gpurescue.recovery.hotswap import Redefinitions
+from gpurescue.recovery.plan import Restart
 
 BASE = """
 class Base:
@@ -121,6 +123,40 @@ def test_closures_that_exist_get_the_new_code(book: harness.Notebook) -> None:
     inner = book.names["make"](5)
     redefine(book, source.replace("x + k", "x * k"))
     assert inner(3) == 15
+
+
+def test_a_closure_keeps_its_cells_when_others_are_wanted(
+    book: harness.Notebook,
+) -> None:
+    source = "def make(a, b):\n    def inner():\n        return a\n    return inner\n"
+    book.cell(source)
+    inner = book.names["make"](1, 2)
+    redefine(book, source.replace("return a", "return b"))
+    assert (inner(), book.names["make"](1, 2)()) == (1, 2)
+
+
+def test_lambdas_are_not_mixed_up(book: harness.Notebook) -> None:
+    source = "def f():\n    return [lambda: 1, lambda: 2]\n"
+    book.cell(source)
+    first, second = book.names["f"]()
+    redefine(book, source.replace("[", "[lambda: 0, "))
+    assert (first(), second()) == (1, 2)
+    assert [g() for g in book.names["f"]()] == [0, 1, 2]
+
+
+def test_a_function_made_by_a_continuation_changes_too(book: harness.Notebook) -> None:
+    source = (
+        "def make():\n    missing\n    def inner():\n        return 'old'\n"
+        "    return inner\n"
+    )
+    book.cell(source)
+    run = book.start("inner = make()\n")
+    assert run.wait(10) is State.SUSPENDED
+    book.names["missing"] = True
+    run.resume(Restart())
+    assert run.wait(10) is State.FINISHED, run.error
+    redefine(book, source.replace("old", "new"))
+    assert book.names["inner"]() == "new"
 
 
 def test_a_class_that_does_not_fit_is_refused(book: harness.Notebook) -> None:

@@ -7,6 +7,7 @@ import inspect
 import linecache
 import textwrap
 import traceback
+import warnings
 from types import CodeType
 from typing import Any
 
@@ -49,6 +50,15 @@ def run_cell(source: str) -> dict[str, Any]:
     names: dict[str, Any] = {"__name__": "cell", "__gr_iter__": loops.loop_iterator}
     exec(cells.compile_unit(ast.parse(source), name), names)
     return names
+
+
+def test_warnings_about_a_cell_are_shown_once() -> None:
+    source = "def f(x):\n    with x, x:\n        return x is 1\n"
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        compiled(source, guarded=True)
+        assert cells.unit(harness.keep(source)) is not None
+    assert len(shown) == 1
 
 
 FUNCTION = '''
