@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 
@@ -28,12 +29,22 @@ def failed_inside(entry: TracebackType | None, live: FrameType) -> tuple[str, ..
 
 
 def unwound(entry: TracebackType | None, live: FrameType) -> tuple[str, ...]:
-    """Names of guarded functions that the exception has left already."""
+    """Names of guarded functions that the exception has left already.
+
+    Not those inside an import: it leaves nothing behind, and is done again as a whole.
+    """
+    outside = itertools.takewhile(lambda frame: not _imports(frame), _frames(entry))
     return tuple(
         frame.f_code.co_qualname
-        for frame in _frames(entry)
+        for frame in outside
         if frame is not live and frames.is_guarded(frame)
     )
+
+
+def _imports(frame: FrameType) -> bool:
+    """True for the body of a module that is being imported."""
+    origin = getattr(frame.f_globals.get("__spec__"), "origin", None)
+    return frame.f_code.co_name == "<module>" and frame.f_code.co_filename == origin
 
 
 def clear(error: BaseException, live: FrameType) -> None:

@@ -46,7 +46,7 @@ from gpurescue.recovery.suspension import (
     suspend_iterator,
 )
 from gpurescue.recovery.switch import Switch
-from gpurescue.recovery.thread import ThreadHandle
+from gpurescue.recovery.thread import ThreadHandle, interrupted
 from gpurescue.source import align, cells
 from gpurescue.source.cells import Definition
 from gpurescue.source.remainder import Path
@@ -202,6 +202,23 @@ class Run:
         A call into a library is not broken off. False if the run cannot be reached.
         """
         return self._call(self._arm_pause)
+
+    def between_lines(self, function: Callable[[], None]) -> bool:
+        """Have a function called in the run's thread while no code of ours runs there.
+
+        It is forgotten if the run is parked or over first. False if the run cannot be
+        reached.
+        """
+
+        def there() -> None:
+            if self.state is not State.RUNNING:
+                return
+            if frames.is_ours(interrupted(sys._getframe())):
+                self._call(there)
+            else:
+                function()
+
+        return self._call(there)
 
     def _edited(self, old: Definition, new: Definition) -> None:
         self._call(self._arm_edited)

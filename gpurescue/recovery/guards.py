@@ -7,12 +7,15 @@ answer is always None: the exception goes on, untouched.
 
 from __future__ import annotations
 
+import contextlib
+import importlib.machinery
 import logging
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType, FunctionType
-from typing import Protocol
+from typing import Any, Protocol
 
 from gpurescue.recovery import frames
 from gpurescue.recovery.continuation import Continuation
@@ -20,6 +23,8 @@ from gpurescue.source.remainder import BOX
 
 _log = logging.getLogger(__name__)
 
+_external: Any = importlib.machinery.SourceFileLoader
+_EXECUTES = _external.exec_module.__code__
 _NEAR = 100  # frames in which a function that calls itself shows up again
 
 STRICT = False  # True under test: our own failures are raised
@@ -62,13 +67,24 @@ def _run() -> Catcher | None:
     return None if found is None or found[1] != os.getpid() else found[0]
 
 
+@contextlib.contextmanager
+def aside() -> Iterator[None]:
+    """In the block, guards of the calling thread let everything pass."""
+    run = _runs.pop(threading.get_ident(), None)
+    try:
+        yield
+    finally:
+        if run is not None:
+            _runs[threading.get_ident()] = run
+
+
 def caught(block: int, holder: FunctionType | None = None) -> Continuation | None:
     """Called by the guard of a block, inside its ``except``."""
     run = _run()
     if run is None:
         return None
     frame = sys._getframe(1)
-    if _recurs(frame):
+    if _recurs(frame) or _is_importing(frame):
         return None
     with frames.showing_line_of(sys.exception(), frame):
         return _answer(run, frame, block, holder)
@@ -78,7 +94,7 @@ def caught_last(block: int, holder: FunctionType | None = None) -> Continuation 
     """The same for a function's whole body: what it lets go leaves the frame."""
     run = _run()
     error, frame = sys.exception(), sys._getframe(1)
-    if run is None or _recurs(frame):
+    if run is None or _recurs(frame) or _is_importing(frame):
         frames.show_line_of(error, frame)
         return None
     with frames.showing_line_of(error, frame) as shown:
@@ -121,6 +137,18 @@ def _recurs(frame: FrameType) -> bool:
         if outer.f_code is code:
             return True
         outer = outer.f_back
+    return False
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """True inside an import: the statement that imports is held, and does it again.
+
+    A module that is half made cannot be kept: others would wait for it.
+    """
+    while frame is not None:
+        if frame.f_code is _EXECUTES:
+            return True
+        frame = frame.f_back
     return False
 
 

@@ -13,6 +13,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 _log = logging.getLogger(__name__)
@@ -22,6 +23,14 @@ _TRACER = ctypes.PYFUNCTYPE(
     ctypes.c_int, ctypes.py_object, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p
 )
 _TOOLS = (4, 3)  # numbers that PEP 669 gives to nobody
+
+
+def interrupted(frame: FrameType) -> FrameType:
+    """The frame that stands between two lines, given that of the function called."""
+    found = frame.f_back
+    while found is not None and found.f_globals is globals():
+        found = found.f_back
+    return found or frame
 
 
 class ThreadHandle:
