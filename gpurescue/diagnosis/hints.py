@@ -29,10 +29,17 @@ class Hint:
 _STOP = Hint(command="%resume --raise", purpose="stop it with a KeyboardInterrupt")
 
 
-def hints(suspension: Suspension) -> tuple[Hint, ...]:
-    """What to do about a run that is held there."""
+def hints(suspension: Suspension, label: str = "") -> tuple[Hint, ...]:
+    """What to do about a run that is held there.
+
+    Args:
+        suspension: The run.
+        label: What to call the cell or file that it is in.
+    """
     held = suspension.innermost
     edit = _edit_cell() if frames.is_body(held.frame) else _edit_function(held)
+    if held.definition.unit.is_file:
+        edit = (_edit_file(held, label), edit[-1])
     stack = Hint(command="%frames", purpose="see every frame with its variables")
     last = (stack, _STOP) if suspension.is_paused else (stack,)
     return (*edit, _resume(suspension), *last)
@@ -50,6 +57,15 @@ def _edit_cell() -> tuple[Hint, ...]:
             purpose="to see and set variables, or to redefine functions",
             is_gesture=True,
         ),
+    )
+
+
+def _edit_file(held: HeldFrame, label: str) -> Hint:
+    place = f"line {held.line} of {label or held.definition.unit.path}"
+    return Hint(
+        command=f"Edit {place} and save it",
+        purpose="the run goes on in the new code",
+        is_gesture=True,
     )
 
 

@@ -16,6 +16,7 @@ from gpurescue.diagnosis.result import Budget, Summary, cut
 from gpurescue.diagnosis.summary import is_definition, summarise
 from gpurescue.recovery import frames as live_frames
 from gpurescue.recovery.suspension import HeldFrame, Suspension
+from gpurescue.source.cells import Unit
 
 _log = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ def report(
         frames=frames,
         num_frames=len(suspension.frames),
         traceback_text=tracebacks.whole(suspension, reader.labels),
-        hints=hints.hints(suspension),
+        hints=hints.hints(suspension, frames[0].label),
         freed=_freed(suspension.freed),
     )
 
@@ -187,7 +188,7 @@ class _Reader:
 
     def frame(self, held: HeldFrame) -> FrameReport:
         """Describe a frame, at least by its name and its line."""
-        label = self._label(held.definition.unit.filename)
+        label = self._label(held.definition.unit)
         bare = FrameReport(
             index=held.index,
             name=cut(held.name, MAX_LABEL),
@@ -202,13 +203,13 @@ class _Reader:
             return bare
         return replace(bare, lines=lines, variables=shown, num_more_variables=num_more)
 
-    def _label(self, filename: str) -> str:
-        label = "" if self.label_of is None else self.label_of(filename)
+    def _label(self, unit: Unit) -> str:
+        label = "" if self.label_of is None else self.label_of(unit.filename)
         if not label:
-            is_cell = _KERNEL_FILE.search(filename)
-            label = "cell" if is_cell else re.split(r"[/\\]", filename)[-1]
-        self.labels[filename] = cut(label, MAX_LABEL)
-        return self.labels[filename]
+            is_cell = _KERNEL_FILE.search(unit.path)
+            label = "cell" if is_cell else re.split(r"[/\\]", unit.path)[-1]
+        self.labels[unit.path] = cut(label, MAX_LABEL)
+        return self.labels[unit.path]
 
     def _variables(self, held: HeldFrame) -> tuple[tuple[VariableReport, ...], int]:
         found = held.variables()

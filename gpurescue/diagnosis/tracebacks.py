@@ -51,7 +51,7 @@ def _outer(found: tuple[HeldFrame, ...]) -> str:
 
 def _entry(held: HeldFrame) -> str:
     code = held.definition.unit.line(held.line).strip()
-    place = f'  File "{held.definition.unit.filename}", line {held.line}'
+    place = f'  File "{held.definition.unit.path}", line {held.line}'
     return f"{place}, in {held.definition.name}\n    {code}\n"
 
 

@@ -119,7 +119,7 @@ def at(body: str, *, frame: int = 0) -> Any:
 def fix(name: str | None = None) -> str:
     """``%fix``: the current source of what failed, or of what ``name`` means."""
     with in_one_sentence():
-        return looking.source(extension.current(), name)
+        return looking.source(extension.current(), name).text
 
 
 def rescue() -> str:

@@ -22,10 +22,18 @@ from gpurescue.magics.resume import ResumeMagics
 from gpurescue.magics.session import Session
 from gpurescue.magics.shell import Shell
 from gpurescue.recovery import loops
+from gpurescue.source.folders import Folders
+from gpurescue.source.hook import Hook
+from gpurescue.source.modules import Modules
 from gpurescue.source.transform import LOOP
 from gpurescue.state.device import TorchRuntime
 
 MAGICS: tuple[type[Commands], ...] = (ResilientMagics, ResumeMagics, LookMagics)
+
+_STALE = (
+    "{} was edited after it was imported: its functions are not guarded until it is "
+    "imported again (importlib.reload)."
+)
 
 _loaded: Extension | None = None
 
@@ -69,7 +77,9 @@ class Extension:
         self._undo = ExitStack()
         shell = Shell(ip)
         session = Session(shell.names, TorchRuntime())
-        self.front = Front(shell, session)
+        folders = Folders(shell.folders())
+        modules = Modules(folders, lambda: session.alive is not None)
+        self.front = Front(shell, session, modules)
         self._undo.callback(self.front.close)
         self._watch(session)
         self._add_loop()
@@ -79,6 +89,7 @@ class Extension:
         self._add_hook("pre_run_cell", self._about_to_run)
         for kind in MAGICS:
             self._add_magics(kind(self.front))
+        self._guard_modules(modules)
 
     def close(self) -> None:
         """Undo it all, and give guarded functions their plain code back.
@@ -111,6 +122,13 @@ class Extension:
         self._undo.callback(self._ip.user_ns.pop, LOOP, None)
         self._undo.callback(self._ip.user_ns_hidden.pop, LOOP, None)
 
+    def _guard_modules(self, modules: Modules) -> None:
+        hook = Hook(modules)
+        hook.install()
+        self._undo.callback(hook.remove)
+        for label in modules.adopt():
+            self.front.shell.say(_STALE.format(label))
+
     def _refresh(self) -> None:
         for names in (self._ip.user_ns, self._ip.user_ns_hidden):
             names[LOOP] = loops.loop_iterator
@@ -118,6 +136,7 @@ class Extension:
     def _about_to_run(self, info: Any = None) -> None:
         self._refresh()
         self.front.shell.note_cell(str(getattr(info, "raw_cell", "") or ""))
+        self.front.files.look()
 
     def _append(self, entries: list[Any], entry: Any) -> None:
         entries.append(entry)
@@ -126,6 +145,9 @@ class Extension:
     def _add_hook(self, event: str, hook: Callable[..., None]) -> None:
         self._ip.events.register(event, hook)
         self._undo.callback(self._ip.events.unregister, event, hook)
+        # In front of %autoreload, which would reload what we carry over.
+        hooks = self._ip.events.callbacks[event]
+        hooks.insert(0, hooks.pop())
 
     def _add_magics(self, commands: Commands) -> None:
         manager = self._ip.magics_manager

@@ -1,12 +1,17 @@
-"""The current source of what failed, or of what the user names, ready to edit."""
+"""The current source of what failed, or of what the user names, ready to edit.
+
+What is in a cell is offered as a new cell. What is in a file is edited there.
+"""
 
 from __future__ import annotations
 
 import ast
 import builtins
 import inspect
+import os
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
@@ -20,15 +25,30 @@ from gpurescue.source.cells import Definition, Unit
 RESUME = "%%resume"
 
 
-def of_failing(job: Job, held: Suspension) -> str:
-    """The source of the function that failed, as a cell to edit and run."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What is to be edited.
+
+    Attributes:
+        text: The source.
+        file: The name of the file that it is in; empty for a cell.
+        line: Where it begins there.
+    """
+
+    text: str
+    file: str = ""
+    line: int = 0
+
+
+def of_failing(job: Job, held: Suspension) -> Source:
+    """The source of the function that failed."""
     latest = job.run.redefinitions.latest(held.innermost.definition)
-    return _as_cell(job, latest)
+    return _source(job, latest)
 
 
 def of_named(
     job: Job | None, name: str, names: Mapping[str, Any], files: Sequence[str]
-) -> str:
+) -> Source:
     """The source of the function or class that ``name`` means.
 
     Args:
@@ -46,10 +66,18 @@ def of_named(
         found = _in_cells(value, files)
     if found is None:
         raise UsageError(
-            f"The source of {name!r} is not in a cell of this notebook; %fix shows "
-            "functions and classes that were defined in one."
+            f"The source of {name!r} is neither in a cell of this notebook nor in a "
+            "file beside it; %fix shows functions and classes that are."
         )
-    return found if isinstance(found, str) else _as_cell(job, found)
+    if isinstance(found, str):
+        return Source(text=found)
+    path = found.unit.path
+    if not found.unit.is_file and path not in files and os.path.isfile(path):
+        raise UsageError(
+            f"{name!r} is in {path}, which gpurescue does not guard; only files in or "
+            "below the notebook's folder are."
+        )
+    return _source(job, found)
 
 
 def _value(name: str, names: Mapping[str, Any]) -> Any:
@@ -101,11 +129,13 @@ def _in_cells(kind: type, files: Sequence[str]) -> str | None:
     return None
 
 
-def _as_cell(job: Job | None, found: Definition) -> str:
+def _source(job: Job | None, found: Definition) -> Source:
     text = job.script.text if job is not None else None
     if text is not None and found.unit.filename == text.filename:
-        return f"{RESUME}\n{text.written}".rstrip("\n")
-    return whole(found)
+        return Source(text=f"{RESUME}\n{text.written}".rstrip("\n"))
+    if found.unit.is_file:
+        return Source(text=whole(found), file=found.unit.filename, line=found.line)
+    return Source(text=whole(found))
 
 
 def whole(definition: Definition) -> str:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from gpurescue.events import Event, JobResumed, PatchApplied
 from gpurescue.magics import rendering, scripts
+from gpurescue.magics.files import Files
 from gpurescue.magics.panels import Panels
 from gpurescue.magics.scripts import Script
 from gpurescue.magics.session import Job, Options, Session
 from gpurescue.magics.shell import Shell
 from gpurescue.magics.waiting import Waiter
 from gpurescue.recovery.engine import State
-from gpurescue.recovery.plan import Plan, Restart
+from gpurescue.recovery.plan import Action, Plan, Restart
+from gpurescue.source.modules import Modules
 
+_GIVE_UP = {Action.RAISE, Action.ABANDON}
 _HANDOVER = 0.0005
 _TAKEN = "Taken as an edit of the parked run: {} (%%resilient --fresh starts over)"
 
@@ -21,13 +25,19 @@ _TAKEN = "Taken as an edit of the parked run: {} (%%resilient --fresh starts ove
 class Front:
     """Joins a session to a shell; one method for each command."""
 
-    def __init__(self, shell: Shell, session: Session) -> None:
+    def __init__(self, shell: Shell, session: Session, modules: Modules) -> None:
         self.shell = shell
         self.session = session
-        self.panels = Panels(shell)
+        self.files = Files(shell, session, modules)
+        session.prepare = self.files.begin
+        self.panels = Panels(shell, self.label)
         self._parked: rendering.Parked | None = None
         self._line = "{}"
         self.close = session.bus.subscribe(self._happened)
+
+    def label(self, filename: str) -> str:
+        """What a person calls a source: ``Cell In[4]``, or the path of a file."""
+        return self.files.label(filename) or self.shell.label(filename)
 
     def begin(self, body: str, options: Options) -> Waiter:
         """``%%resilient``: start a run, or take the cell as an edit of its own."""
@@ -58,10 +68,11 @@ class Front:
             parks=options.park or self.shell.can_ask(),
             marks_all=options.journal,
         )
-        return Waiter(self.shell, started)
+        return self._waiter(started)
 
     def _take_as_edit(self, job: Job, body: str) -> Waiter:
         try:
+            self.files.check()
             script = self._compile(body)
             self.session.check_changed(job, script)
             return self._resume(Restart(), script, _TAKEN)
@@ -74,8 +85,10 @@ class Front:
         self.session.check_outside()
         job = self.session.alive
         if job is not None and job.run.state is State.RUNNING and not job.is_attached:
-            return Waiter(self.shell, job)
+            return self._waiter(job)
         self.session.parked()
+        if restart.action not in _GIVE_UP:
+            self.files.check()
         script = self._compile(body) if body is not None else None
         return self._resume(restart, script, "{}")
 
@@ -87,7 +100,7 @@ class Front:
         # The user's code first: hand the interpreter over at once, and close the
         # panel while it runs.
         time.sleep(_HANDOVER)
-        return Waiter(self.shell, job, first=lambda: self.panels.close(str(made)))
+        return self._waiter(job, first=lambda: self.panels.close(str(made)))
 
     def _happened(self, event: Event) -> None:
         """Just before a run goes on: its output must come after the plan."""
@@ -96,13 +109,15 @@ class Front:
             self.shell.say(self._line.format(event.plan))
         job = self.session.job
         is_running = job is not None and job.run.state is State.RUNNING
-        if isinstance(event, PatchApplied) and is_running:
+        is_told = self.files.is_carrying  # all of a file's functions in one line
+        if isinstance(event, PatchApplied) and is_running and not is_told:
             name = "the cell" if event.name == "<module>" else event.name
             self.shell.say(f"The run takes up the new {name} at its next statement.")
 
     def plan(self, restart: Restart, body: str | None = None) -> Plan:
         """``%resume --dry-run``: work out a restart without doing it."""
         self.session.parked()
+        self.files.check()
         script = self._compile(body) if body is not None else None
         return self.session.plan(restart, script)
 
@@ -131,6 +146,9 @@ class Front:
         if self._parked is not None:
             self._parked.take_back()
             self._parked = None
+
+    def _waiter(self, job: Job, first: Callable[[], None] = lambda: None) -> Waiter:
+        return Waiter(self.shell, job, first=first, meanwhile=self.files.poll)
 
     def _compile(self, body: str) -> Script:
         return scripts.compile_script(

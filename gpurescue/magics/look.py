@@ -40,7 +40,7 @@ class LookMagics(Commands):
     @argument("name", nargs="?", help="a function or class; else what failed")
     @line_magic
     def fix(self, line: str) -> None:
-        """Put the current source of what failed into a new cell below."""
+        """Put the current source of what failed into a new cell, or say where it is."""
         with self.shown():
             asked = self.parse(self.fix, line)
             looking.offer_source(self.front, asked.name)

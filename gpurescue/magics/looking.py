@@ -37,11 +37,20 @@ def show_frames(front: Front, index: int | None = None) -> None:
 
 
 def offer_source(front: Front, name: str | None = None) -> None:
-    """``%fix [FUNCTION]``: put its current source into a new cell below."""
-    front.shell.offer(source(front, name))
+    """``%fix [FUNCTION]``: put its current source into a new cell below.
+
+    Or say where it is, if that is in a file.
+    """
+    found = source(front, name)
+    if not found.file:
+        front.shell.offer(found.text)
+        return
+    place = f"line {found.line} of {front.label(found.file)}"
+    going_on = ", then go on with %resume" if front.session.alive else ""
+    front.shell.say(f"Edit {place} and save it{going_on}.")
 
 
-def source(front: Front, name: str | None = None) -> str:
+def source(front: Front, name: str | None = None) -> fix.Source:
     """The current source of what failed, or of what ``name`` means."""
     if name is None:
         held = front.session.suspension()
@@ -127,7 +136,8 @@ def state(front: Front) -> str:
     job = front.session.job
     if job is None:
         return "No run yet; start one with %%resilient."
-    return "\n".join([_summary(job), *_history(job)])
+    problem = front.files.problem()
+    return "\n".join([_summary(job), *filter(None, [problem]), *_history(job)])
 
 
 def _summary(job: Job) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
+from collections.abc import Callable
 
 from gpurescue.diagnosis import panel
 from gpurescue.diagnosis.report import CrashReport, report
@@ -16,10 +17,16 @@ _log = logging.getLogger(__name__)
 
 
 class Panels:
-    """The panel of the run that is parked."""
+    """The panel of the run that is parked.
 
-    def __init__(self, shell: Shell) -> None:
+    Args:
+        shell: Where it is shown.
+        label_of: What to call a source.
+    """
+
+    def __init__(self, shell: Shell, label_of: Callable[[str], str]) -> None:
         self._shell = shell
+        self._label_of = label_of
         self._report: CrashReport | None = None
         self._name = ""
 
@@ -70,7 +77,7 @@ class Panels:
             chosen = frame_at(held, index)
             held = dataclasses.replace(held, frames=(chosen,))
             found = dataclasses.replace(
-                report(held, run_number=job.run.number, label_of=self._shell.label),
+                report(held, run_number=job.run.number, label_of=self._label_of),
                 num_frames=1,
             )
         self._shell.show(
@@ -80,4 +87,4 @@ class Panels:
     def _describe(self, job: Job) -> CrashReport:
         held = job.run.suspension
         assert held is not None
-        return report(held, run_number=job.run.number, label_of=self._shell.label)
+        return report(held, run_number=job.run.number, label_of=self._label_of)

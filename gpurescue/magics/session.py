@@ -106,6 +106,9 @@ class Session:
         namespace: Where cells run.
         runtime: Carries the device library's modes over to a run's thread.
         bus: Gets the events of all runs.
+
+    Attributes:
+        prepare: Called before a run begins; told what it redefines is the run's.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class Session:
         self.namespace = namespace
         self.runtime = runtime
         self.bus = bus or Bus()
+        self.prepare: Callable[[Redefinitions], None] = lambda redefinitions: None
         self.job: Job | None = None
 
     # -- looking -------------------------------------------------------------------
@@ -196,6 +200,7 @@ class Session:
         job = Job(run=run, script=script, bind=bind)
         hooks.on_wake = lambda: job.bind()
         redefinitions.subscribe(lambda old, new: self._patched(job, old, new))
+        self.prepare(redefinitions)
         self.job = job
         run.start()
         return job

@@ -7,6 +7,7 @@ here. The facts behind it were measured on ipykernel 6.31, 7.3 and 7.4.
 from __future__ import annotations
 
 import ast
+import os
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -18,6 +19,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from gpurescue.magics.scripts import Text
 
 __all__ = ["Shell", "ShellUsageError"]
+
+_SESSION = "JPY_SESSION_NAME"  # Jupyter Server: the path of the notebook
 
 
 class Shell:
@@ -104,6 +107,12 @@ class Shell:
         made = _untyped(self.ip).transform_ast(tree)
         assert isinstance(made, ast.Module)
         return made
+
+    def folders(self) -> list[str]:
+        """Where the notebook is: its folder, if a front end names it, and ours."""
+        named = [self.names.get("__vsc_ipynb_file__"), os.environ.get(_SESSION)]
+        found = [os.path.dirname(str(name)) for name in named if name]
+        return [os.getcwd(), *(folder for folder in found if os.path.isabs(folder))]
 
     def files(self) -> list[str]:
         """The file names of all cells, oldest first."""

@@ -40,13 +40,20 @@ class Waiter:
         shell: Where the cell runs.
         job: The run.
         first: What to do as soon as the run runs.
+        meanwhile: What to do again and again while it runs.
     """
 
     def __init__(
-        self, shell: Shell, job: Job, *, first: Callable[[], None] = lambda: None
+        self,
+        shell: Shell,
+        job: Job,
+        *,
+        first: Callable[[], None] = lambda: None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
         self.job = job
         self._first = first
+        self._meanwhile = meanwhile
         self._progress = ProgressLine(shell)
         self._num_interrupts = 0
         self._began = time.monotonic()
@@ -111,6 +118,7 @@ class Waiter:
             self._progress.update(run.clock.read())
             yield min(_LONGEST, 0.001 + (time.monotonic() - self._began) / 20)
             self._once()
+            self._meanwhile()
 
     def _once(self) -> None:
         first, self._first = self._first, lambda: None

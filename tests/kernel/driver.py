@@ -71,12 +71,13 @@ class Result:
 class Notebook:
     """One kernel and the client that types into it."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
         path = os.pathsep.join(
             filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])
         )
         self.manager = KernelManager(kernel_name="python3")
-        self.manager.start_kernel(env={**os.environ, "PYTHONPATH": path})
+        env = {**os.environ, "PYTHONPATH": path}
+        self.manager.start_kernel(env=env, cwd=str(folder) if folder else None)
         self.client = self.manager.client()
         self.client.start_channels()
         self.client.wait_for_ready(timeout=60)
