@@ -18,7 +18,8 @@ from gpurescue.errors import RescueError, UsageError
 from gpurescue.events import Bus, PatchApplied
 from gpurescue.magics.scripts import Script
 from gpurescue.protocols import DeviceRuntime
-from gpurescue.recovery.engine import Body, Hooks, Run, State
+from gpurescue.recovery.engine import Body, Run, State
+from gpurescue.recovery.hooks import Hooks
 from gpurescue.recovery.hotswap import Redefinitions
 from gpurescue.recovery.plan import Action, Plan, Restart
 from gpurescue.recovery.suspension import Suspension

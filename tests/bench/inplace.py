@@ -39,7 +39,7 @@ import placements  # noqa: E402
 from driver import Notebook  # noqa: E402
 from scenario import Scenario  # noqa: E402
 
-from gpurescue.recovery.engine import Hooks  # noqa: E402
+from gpurescue.recovery.hooks import Hooks  # noqa: E402
 from gpurescue.state.device import TorchRuntime  # noqa: E402
 
 TRAIN = """

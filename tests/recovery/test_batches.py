@@ -9,7 +9,8 @@ import harness
 import pytest
 
 from gpurescue.errors import CannotResume, UsageError
-from gpurescue.recovery.engine import Hooks, Run, State
+from gpurescue.recovery.engine import Run, State
+from gpurescue.recovery.hooks import Hooks
 from gpurescue.recovery.plan import Action, Restart
 
 

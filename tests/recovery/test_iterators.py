@@ -15,7 +15,9 @@ import pytest
 
 from gpurescue.errors import CannotResume
 from gpurescue.recovery import guards, loops
-from gpurescue.recovery.engine import Hooks, Run, State
+from gpurescue.recovery.answers import Answers
+from gpurescue.recovery.engine import Run, State
+from gpurescue.recovery.hooks import Hooks
 from gpurescue.recovery.plan import Action, Restart
 from gpurescue.source import foreign
 
@@ -372,7 +374,7 @@ def test_an_own_failure_hands_the_exception_on(
     book: harness.Notebook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guards, "STRICT", False)
-    monkeypatch.setattr(Run, "_hold_iterator", lambda *_: 1 / 0)
+    monkeypatch.setattr(Answers, "_hold_iterator", lambda *_: 1 / 0)
     run = book.start("for i in feed:\n    out.append(i)\n")
     assert run.wait(10) is State.SUSPENDED
     assert run.suspension is not None

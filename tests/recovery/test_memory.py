@@ -7,7 +7,8 @@ import weakref
 import harness
 import pytest
 
-from gpurescue.recovery.engine import Hooks, State
+from gpurescue.recovery.engine import State
+from gpurescue.recovery.hooks import Hooks
 from gpurescue.recovery.plan import Action, Restart
 
 TRAIN = """

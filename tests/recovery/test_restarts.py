@@ -11,7 +11,8 @@ import pytest
 
 from gpurescue.errors import CannotResume, PatchRejected, UsageError
 from gpurescue.recovery import guards
-from gpurescue.recovery.engine import Hooks, Run, State
+from gpurescue.recovery.engine import Run, State
+from gpurescue.recovery.hooks import Hooks
 from gpurescue.recovery.plan import Action, Restart
 
 INNER = """

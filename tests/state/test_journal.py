@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "recovery"))
 import harness  # noqa: E402
 
 from gpurescue.errors import CannotResume  # noqa: E402
-from gpurescue.recovery.engine import Hooks, Run, State  # noqa: E402
+from gpurescue.recovery.engine import Run, State  # noqa: E402
+from gpurescue.recovery.hooks import Hooks  # noqa: E402
 from gpurescue.recovery.plan import Action, Restart  # noqa: E402
 from gpurescue.state.device import TorchRuntime  # noqa: E402
 

@@ -159,7 +159,7 @@ class FunctionScope(Scope):
     """The scope of a call that is only imagined."""
 
     def __init__(self, function: FunctionType) -> None:
-        builtins = function.__builtins__
+        builtins: dict[str, Any] = getattr(function, "__builtins__", {})
         super().__init__(function.__code__, function.__globals__, builtins)
         self.function = function
 
