@@ -9,13 +9,14 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from gpurescue.protocols import Rollback
-from gpurescue.recovery import dead, frames
+from gpurescue.recovery import continuation, dead, frames
 from gpurescue.recovery.continuation import Continuation, Live
 from gpurescue.source import cells, locate, remainder
 from gpurescue.source import tree as trees
 from gpurescue.source.cells import Definition
 from gpurescue.source.locate import Site
-from gpurescue.source.remainder import Path
+from gpurescue.source.remainder import Path, Step
+from gpurescue.source.tree import Block, Held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +70,8 @@ class Suspension:
         where: Reading of the loop clock, such as ``epoch 2, step 17``.
         traceback_text: The whole traceback as text; library frames are cleared, so
             that what they held is free again.
-        unwound: Names of guarded functions that the exception has left already, since
-            somebody in between might have handled it.
+        unwound: What the exception has left already, since somebody in between might
+            have handled it: a statement of the frame, names of guarded functions.
         failed_inside: Where the failing statement had got to: top-level packages, or
             functions without guards, of the dead frames.
         new_names: Variables that the user has added to a frame, by its index.
@@ -124,6 +125,8 @@ def suspend(
     text = "".join(traceback.format_exception(error))
     inside = dead.failed_inside(error.__traceback__, live.frame)
     unwound = dead.unwound(error.__traceback__, live.frame)
+    innermost, left = _in_block(found[0], live.block)
+    found, unwound = (innermost, *found[1:]), (*left, *unwound)
     dead.clear(error, live.frame)
     return Suspension(
         error=error,
@@ -134,6 +137,22 @@ def suspend(
         unwound=unwound,
         failed_inside=inside,
     )
+
+
+def _in_block(held: HeldFrame, live: Block) -> tuple[HeldFrame, tuple[str, ...]]:
+    """The frame as its ``live`` block sees it, and the statement that it has left.
+
+    An exception that somebody might have handled is let go by the guard of an inner
+    block: that block is over, and the run stands in front of the statement around it.
+    """
+    start = len(continuation.path_to_block(held.definition, live))
+    body, path = held.definition.scope.body, held.path
+    for at, node in list(enumerate(remainder.walk(body, path)))[start:]:
+        if isinstance(node, Held) and trees.has_guard(path[at].field, node):
+            path = (*path[:at], Step(path[at].at))
+            left = f"the `{remainder.kind(node)}` of line {node.lineno}"
+            return replace(held, path=path, site=Site.STATEMENT), (left,)
+    return held, ()
 
 
 def suspend_iterator(

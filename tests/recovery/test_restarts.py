@@ -433,6 +433,55 @@ def test_a_recursion_error_keeps_its_context(monkeypatch: pytest.MonkeyPatch) ->
     assert caught.value.__context__ is None
 
 
+class Undecided:
+    """A context manager of which nobody can tell what it will do."""
+
+    def __init__(self, *answers: bool) -> None:
+        self.answers = iter(answers)
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> bool:
+        return next(self.answers)
+
+
+BLOCK = """
+for i in range(3):
+    with undecided:
+        T(i)
+        table[i]
+    T("behind")
+"""
+IN_FUNCTION = f"def f():{BLOCK.replace(chr(10), chr(10) + '    ')}\n"
+
+
+@pytest.mark.parametrize("source", [BLOCK, IN_FUNCTION], ids=["cell", "function"])
+@pytest.mark.parametrize(
+    ("restart", "expected"),
+    [
+        (Restart(line=3), [0, "behind", 1, 1, "behind", 2, "behind"]),
+        (Restart(action=Action.SKIP), [0, "behind", 1, "behind", 2, "behind"]),
+    ],
+    ids=["at", "skip"],
+)
+def test_a_block_that_has_been_left_is_not_gone_on_in(
+    source: str, restart: Restart, expected: list[object]
+) -> None:
+    book = harness.Notebook()
+    table, probe = {0: 0, 2: 2}, harness.Probe()
+    undecided = Undecided(False, False, False, False)
+    book.names |= {"T": probe, "table": table, "undecided": undecided}
+    if source is IN_FUNCTION:
+        book.cell(source)
+    run = book.start(source if source is BLOCK else "f()")
+    assert run.wait(5) is State.SUSPENDED
+    table[1] = 1
+    with pytest.raises(CannotResume, match="the `with` of line 3 has already been lef"):
+        run.resume(Restart())
+    assert finish(run, restart) is State.FINISHED
+    assert probe.out == expected
+
+
 # -- what a library call had half done -------------------------------------------------
 
 
