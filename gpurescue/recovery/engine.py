@@ -22,7 +22,7 @@ from typing import Any
 
 from gpurescue.errors import RecoveryError, UsageError
 from gpurescue.events import Bus, Event, JobEnded, JobResumed, JobSuspended
-from gpurescue.recovery import batches, continuation, frames, guards, plan
+from gpurescue.recovery import batches, continuation, frames, guards, handlers, plan
 from gpurescue.recovery.answers import Answers, Command, Unwinding
 from gpurescue.recovery.continuation import Leave, Live
 from gpurescue.recovery.hooks import Hooks
@@ -126,6 +126,7 @@ class Run:
 
     def start(self) -> None:
         """Begin; returns at once."""
+        handlers.available()  # asked now: torch's compiler changes how calls look
         self.state = State.RUNNING
         self._thread.start()
 

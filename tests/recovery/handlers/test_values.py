@@ -9,16 +9,26 @@ import sys
 from types import FrameType
 from typing import Any
 
+import harness
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpurescue.recovery.engine import State
 from gpurescue.recovery.handlers import crossing, tables, values
 from gpurescue.recovery.handlers.abstract import Known
 
 
 def test_available_here() -> None:
     assert values.available()
+
+
+def test_a_run_asks_before_a_compiler_changes_how_calls_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(values, "_works", False)
+    assert harness.Notebook().start("x = 1").wait(5) is State.FINISHED
+    assert values._works
 
 
 def test_unknown_versions_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
