@@ -26,6 +26,7 @@ from gpurescue.source.folders import Folders
 from gpurescue.source.hook import Hook
 from gpurescue.source.modules import Modules
 from gpurescue.source.transform import LOOP
+from gpurescue.state import compiling
 from gpurescue.state.device import TorchRuntime
 
 MAGICS: tuple[type[Commands], ...] = (ResilientMagics, ResumeMagics, LookMagics)
@@ -82,6 +83,7 @@ class Extension:
         self.front = Front(shell, session, modules)
         self._undo.callback(self.front.close)
         self._watch(session)
+        self._undo.callback(compiling.show(plain.without_guards))
         self._add_loop()
         guard = CellGuard(lambda: shell.flags, session)
         self._append(ip.ast_transformers, guard)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import gc
 import logging
 from types import CodeType, FunctionType
@@ -23,8 +24,21 @@ def restore() -> int:
     ]
     plain = _Plain()
     for function in found:
-        _restore(function, plain)
+        function.__code__ = _without(function.__code__, plain)
     return len(found)
+
+
+def without_guards(code: CodeType) -> CodeType:
+    """The same code without guards; ``code`` itself, if it has none or must keep them.
+
+    Its arguments, outer variables and variables of inner functions are the same.
+    """
+    return _kept_without(code, code.co_filename) if frames.has_guards(code) else code
+
+
+@functools.lru_cache(maxsize=1000)
+def _kept_without(code: CodeType, _: str) -> CodeType:  # code of two files may be equal
+    return _without(code, _Plain())
 
 
 def _is_ours(function: FunctionType) -> bool:
@@ -32,14 +46,19 @@ def _is_ours(function: FunctionType) -> bool:
     return frames.has_guards(code) or versions.is_marked(code)
 
 
-def _restore(function: FunctionType, plain: _Plain) -> None:
+def _without(code: CodeType, plain: _Plain) -> CodeType:
     try:
-        code = plain.of(function.__code__)
-        if code is not None and code.co_freevars == function.__code__.co_freevars:
-            function.__code__ = code
+        found = plain.of(code)
     except Exception:  # noqa: BLE001
         # A guard with no run to answer to does nothing: it can stay.
-        _log.exception("%s keeps its guards.", function.__qualname__)
+        _log.exception("%s keeps its guards.", code.co_qualname)
+        return code
+    return found if found is not None and _fits(found, code) else code
+
+
+def _fits(plain: CodeType, code: CodeType) -> bool:
+    outer, inner = plain.co_freevars, plain.co_cellvars
+    return (outer, inner) == (code.co_freevars, code.co_cellvars)
 
 
 class _Plain:
