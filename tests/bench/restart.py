@@ -124,7 +124,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("name", nargs="*", help="part of the name of a program")
     wanted = parser.parse_args().name or [""]
-    pack = [p for p in scenario.pack() if any(part in p.name for part in wanted)]
+    pack = scenario.pack(scenario.PROGRAMS)
+    pack = [p for p in pack if any(part in p.name for part in wanted)]
     found = measured(pack)
     print(f"{'':44}{'resume ms':>10}{'restart s':>10}{'ratio':>8}")
     for name, row in found.items():

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import playing
 import pytest
 import scenario
 from driver import Notebook
+from scenario import Scenario
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.kernel
 
-PACK = scenario.pack()
+PACK = scenario.pack(scenario.PROGRAMS)
+FRAMEWORKS = ("lightning", "transformers")
+
+
+def _needing(program: Scenario) -> Any:
+    package = program.name.partition("/")[2]
+    is_missing = package in FRAMEWORKS and find_spec(package) is None
+    mark = pytest.mark.skipif(is_missing, reason=f"{package} is not installed")
+    return pytest.param(program, marks=mark)
+
+
+COMPANY = tuple(_needing(program) for program in scenario.pack(scenario.COMPANY))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +46,7 @@ def book(kernel: Notebook, tmp_path: Path) -> Iterator[Notebook]:
     playing.leave(kernel)
 
 
-@pytest.mark.parametrize("program", PACK, ids=lambda p: p.name)
+@pytest.mark.parametrize("program", PACK + COMPANY, ids=lambda p: p.name)
 def test_ends_as_if_the_bug_had_never_been(book, reference, program, tmp_path):
     (tmp_path / "clean").mkdir()
     reference.begin(program, tmp_path / "clean")

@@ -1,7 +1,8 @@
 """A training program with a bug in it, and what a person would type to go on.
 
-Programs of the pack are files in ``programs/<class of crash>/<kind>_<bug>.py``: Python
-in cells, as a notebook would have them. A line ``# %% NAME [TAG]`` begins a cell:
+Programs of the pack are files in ``programs/<class of crash>/<kind>_<bug>.py``, those
+in which a framework calls the user's functions in ``company/``: Python in cells, as a
+notebook would have them. A line ``# %% NAME [TAG]`` begins a cell:
 
     no tag              run before training
     [%%resilient]       the training cell
@@ -28,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROGRAMS = Path(__file__).with_name("programs")
+COMPANY = Path(__file__).with_name("company")
 CLASSES = (
     "api_misuse",
     "tensor_mismatch",
@@ -99,9 +101,9 @@ def load(path: Path) -> Scenario:
     return _assembled(f"{path.parent.name}/{path.stem}", story, list(_parts(source)))
 
 
-def pack() -> tuple[Scenario, ...]:
-    """All programs, in the order of their names."""
-    return tuple(load(path) for path in sorted(PROGRAMS.glob("*/*.py")))
+def pack(folder: Path) -> tuple[Scenario, ...]:
+    """All programs below a folder, in the order of their names."""
+    return tuple(load(path) for path in sorted(folder.rglob("*.py")))
 
 
 def _parts(source: str) -> Iterator[_Part]:
