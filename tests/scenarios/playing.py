@@ -67,7 +67,7 @@ def crash(book: Notebook, program: Scenario) -> Result:
     for cell in program.cells:
         done = book.run(cell, timeout=60)
         assert done.is_ok, done.traceback
-    crashed = book.run("%%resilient\n" + program.body, timeout=60)
+    crashed = book.run(f"{program.magic}\n{program.body}", timeout=60)
     assert crashed.error == "Suspended", crashed.traceback or crashed.stdout
     return crashed
 

@@ -5,7 +5,7 @@ in which a framework calls the user's functions in ``company/``: Python in cells
 notebook would have them. A line ``# %% NAME [TAG]`` begins a cell:
 
     no tag              run before training
-    [%%resilient]       the training cell
+    [%%resilient ...]   the training cell
     [fix]               typed after the crash
     [%resume ...]       a magic that is typed after the crash; [%%at], [%%resume] too
     [clean]             only in the program that never had the bug
@@ -52,7 +52,8 @@ class Scenario:
     Attributes:
         name: For messages.
         cells: Cells before the run, with the bug in them.
-        body: The ``%%resilient`` cell.
+        magic: ``%%resilient``, perhaps with options.
+        body: What is under it.
         fix: Cells that mend it, magics included; the last one resumes.
         clean_cells: The same cells without the bug.
         clean_body: The same body without the bug.
@@ -70,6 +71,7 @@ class Scenario:
     story: str = ""
     saves: str = "never"
     progress: str = "0"
+    magic: str = "%%resilient"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +117,7 @@ def _parts(source: str) -> Iterator[_Part]:
 
 
 def _assembled(name: str, story: str, parts: list[_Part]) -> Scenario:
-    tags = [part.tag for part in parts]
+    tags = [part.tag.partition(" ")[0] for part in parts]
     at = tags.index("%%resilient")
     dirty = {part.name: part.text for part in parts[: at + 1]}
     assert len(dirty) == at + 1, f"{name}: two cells have one name"
@@ -138,5 +140,6 @@ def _assembled(name: str, story: str, parts: list[_Part]) -> Scenario:
         clean_cells=tuple(clean_cells),
         clean_body=clean_body,
         story=story,
+        magic=parts[at].tag,
         **{key.lower(): value for key, value in _FIELD.findall(story)},
     )
