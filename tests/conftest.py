@@ -17,8 +17,9 @@ sys.path[:0] = [
 @pytest.fixture(autouse=True)
 def strict(monkeypatch: pytest.MonkeyPatch) -> None:
     """Under test our own failures are raised, not hidden behind the user's."""
-    from gpurescue.recovery import guards
+    from gpurescue.recovery import guards, own
     from gpurescue.recovery.handlers import walk
 
     monkeypatch.setattr(guards, "STRICT", True)
+    monkeypatch.setattr(own, "STRICT", True)
     monkeypatch.setattr(walk, "STRICT", True)

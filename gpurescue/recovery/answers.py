@@ -20,7 +20,6 @@ from gpurescue.recovery import (
     continuation,
     dead,
     frames,
-    guards,
     handlers,
     plan,
     switch,
@@ -109,6 +108,7 @@ class Answers:
         self.ask = ask
         self.base: FrameType | None = None
         self.unwinding: Unwinding | None = None
+        self.origin: BaseException | None = None  # of the newest continuation
         self._pausing: _Pausing | None = None
 
     def caught(
@@ -246,7 +246,9 @@ class Answers:
     def _park(self, held: Suspension) -> Continuation | None:
         """Wait for a command; the exception goes on if it is to unwind."""
         made, command = self._asked(held)
+        self.origin = held.error
         if isinstance(command, Continuation):
+            command.origin = held.error
             roll_back(made)
             continuation.release(command)
             return command
@@ -293,9 +295,9 @@ class Answers:
         try:
             ready = self._switched(live, switching.path)
         except Exception as error:
-            _log.warning("%s", error)
-            if guards.STRICT and not isinstance(error, RecoveryError):
+            if self.origin is not None and not isinstance(error, RecoveryError):
                 raise
+            _log.warning("%s", error)
             target = plan.at(live.definition, live.definition, switching.path)
             ready = self.built(live, target)
         continuation.release(ready)
@@ -311,6 +313,7 @@ class Answers:
         """The continuation, after which edited callers switch."""
         ready = continuation.build(live, target)
         ready.on_returned = self._arm_callers
+        ready.origin = self.origin
         return ready
 
     def _arm_callers(self, frame: FrameType) -> None:

@@ -19,7 +19,7 @@ from types import CellType, CodeType, FrameType, FunctionType
 from typing import Any
 
 from gpurescue.errors import CannotResume, PatchRejected
-from gpurescue.recovery import frames
+from gpurescue.recovery import frames, own
 from gpurescue.recovery.hotswap import defaults_of
 from gpurescue.source import hidden, operands, splice, transform
 from gpurescue.source import remainder as remainders
@@ -121,6 +121,7 @@ class Continuation:
         self.value: Any = None
         self.parent: Continuation | None = frames.hidden(live.frame, remainders.BOX)
         self.on_returned: Callable[[FrameType], None] | None = None
+        self.origin: BaseException | None = None  # raised if going on fails
         self._values = values
         self._ended: FrameType | None = None
         self._is_body = frames.is_body(live.frame)
@@ -129,7 +130,8 @@ class Continuation:
     def run(self) -> Callable[[], Any]:
         """Called (or awaited, or delegated to) by the guard."""
         if not self._is_body:
-            return self._function()
+            with own.handing_back(self.origin):
+                return self._function()
         is_async = bool(self.code.co_flags & 0x80)
         return self._run_body_async if is_async else self._run_body
 
@@ -145,10 +147,12 @@ class Continuation:
 
     def returned(self, value: Any) -> Any:
         """The function's result, on its way to the caller."""
-        if self._ended is not None and self.parent is not None:
-            self._report_to(self.parent)
-        if self.on_returned is not None:
-            self.on_returned(self.live.frame)
+        with own.handing_back(self.origin):
+            if self._ended is not None and self.parent is not None:
+                self._report_to(self.parent)
+        with own.harmless("Edited callers keep their old code."):
+            if self.on_returned is not None:
+                self.on_returned(self.live.frame)
         return value
 
     def _report_to(self, parent: Continuation) -> None:
@@ -163,12 +167,13 @@ class Continuation:
             earlier: What an earlier block of the same statement has left: how that
                 was left still holds once its ``finally`` is done.
         """
-        if self._is_body:
-            found = self.live.frame.f_globals.pop(remainders.OUTCOME, "next")
-            self.outcome = str(found)
-        elif self._ended is not None:
-            self.write_back(self._ended)
-            self._ended = None
+        with own.handing_back(self.origin):
+            if self._is_body:
+                found = self.live.frame.f_globals.pop(remainders.OUTCOME, "next")
+                self.outcome = str(found)
+            elif self._ended is not None:
+                self.write_back(self._ended)
+                self._ended = None
         return earlier or self
 
     def write_back(self, frame: FrameType) -> None:
@@ -192,7 +197,8 @@ class Continuation:
 
     def leave(self) -> None:
         """Go on behind the statement whose block is done."""
-        raise Leave(self)
+        with own.handing_back(self.origin):
+            raise Leave(self)
 
     def _function(self) -> Callable[[], Any]:
         closure = tuple(self._cell(name) for name in self.code.co_freevars)
@@ -213,14 +219,16 @@ class Continuation:
             ) from None
 
     def _run_body(self) -> None:
-        names = self._namespace()
+        with own.handing_back(self.origin):
+            names = self._namespace()
         current: Continuation | None = self
         while current is not None:
             exec(current.code, names)
             current = self._next(names)
 
     async def _run_body_async(self) -> None:
-        names = self._namespace()
+        with own.handing_back(self.origin):
+            names = self._namespace()
         current: Continuation | None = self
         while current is not None:
             await eval(current.code, names)
@@ -236,11 +244,24 @@ class Continuation:
         return names
 
     def _next(self, names: dict[str, Any]) -> Continuation | None:
-        following = take_following(names)
-        if following is not None:
-            self.target = following.target
-            following._namespace()
+        with own.handing_back(self.origin):
+            following = take_following(names)
+            if following is not None:
+                self.target = following.target
+                following._namespace()
         return following
+
+
+class HandBack(Continuation):
+    """In the place of a continuation that could not be made: the user's exception."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    @property
+    def run(self) -> Callable[[], Any]:
+        """Raises it."""
+        raise self.error
 
 
 def take_following(names: dict[str, Any]) -> Continuation | None:

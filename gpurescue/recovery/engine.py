@@ -22,9 +22,17 @@ from typing import Any
 
 from gpurescue.errors import RecoveryError, UsageError
 from gpurescue.events import Bus, Event, JobEnded, JobResumed, JobSuspended
-from gpurescue.recovery import batches, continuation, frames, guards, handlers, plan
+from gpurescue.recovery import (
+    batches,
+    continuation,
+    frames,
+    guards,
+    handlers,
+    own,
+    plan,
+)
 from gpurescue.recovery.answers import Answers, Command, Unwinding
-from gpurescue.recovery.continuation import Leave, Live
+from gpurescue.recovery.continuation import Continuation, Leave, Live
 from gpurescue.recovery.hooks import Hooks
 from gpurescue.recovery.hotswap import Redefinitions
 from gpurescue.recovery.loops import Clock
@@ -246,19 +254,27 @@ class Run:
     def _main(self) -> None:
         try:
             guards.enter(self._answers)
-            self._handle = ThreadHandle()
+            with own.harmless("The run cannot be paused."):
+                self._handle = ThreadHandle()
             self.hooks.on_start()
             self.hooks.on_wake()
-            self.clock.start()
+            with own.harmless("The loops of the run are not counted."):
+                self.clock.start()
             self._execute()
         except BaseException as error:  # noqa: BLE001 - carried to whoever waits
             self._end(error)
         else:
             self._end(None)
         finally:
-            guards.leave()
+            self._leave()
+
+    def _leave(self) -> None:
+        """The thread ends: nothing of the run stays behind in it."""
+        guards.leave()
+        with own.harmless("Optimizers are still watched."):
             if self.hooks.journal is not None:
                 self.hooks.journal.rest()
+        with own.harmless("The thread can still be reached."):
             if self._handle is not None:
                 self._handle.close()
 
@@ -269,27 +285,31 @@ class Run:
         self._answers.base = sys._getframe()
         exec(self.body.code, self.body.namespace)
         names = self.body.namespace
-        while (following := continuation.take_following(names)) is not None:
+        while (following := self._following(names)) is not None:
             following.run()
 
     async def _execute_async(self) -> None:
         self._answers.base = sys._getframe()
         names = self.body.namespace
         await eval(self.body.code, names)
-        while (following := continuation.take_following(names)) is not None:
+        while (following := self._following(names)) is not None:
             await following.run()
 
+    def _following(self, names: dict[str, Any]) -> Continuation | None:
+        with own.handing_back(self._answers.origin):
+            return continuation.take_following(names)
+
     def _end(self, error: BaseException | None) -> None:
-        self.clock.stop()
-        names = self.body.namespace
-        for name in list(names):  # at once: other cells may be running
-            if is_hidden(name) and name != LOOP:
-                names.pop(name, None)
+        with own.harmless("The clock may go on."):
+            self.clock.stop()
+        with own.harmless("Variables of ours stay in the notebook."):
+            self._clean_up(self.body.namespace)
         unwinding, self._answers.unwinding = self._answers.unwinding, None
         self._answers.base = None
         state = State.FINISHED
         if error is not None:
-            error = _presentable(error)
+            with own.harmless("A traceback shows frames of ours."):
+                error = _presentable(error)
             state = State.FAILED
             if unwinding and unwinding.plan.restart.action is Action.ABANDON:
                 state = State.ABANDONED
@@ -298,6 +318,11 @@ class Run:
             self.error = error if state is State.FAILED else None
             self.state = state
             self._changed.notify_all()
+
+    def _clean_up(self, names: dict[str, Any]) -> None:
+        for name in list(names):  # at once: other cells may be running
+            if is_hidden(name) and name != LOOP:
+                names.pop(name, None)
 
     def _ask(self, held: Suspension) -> tuple[Plan, Command]:
         """Park, and wait for what a person decides."""

@@ -13,12 +13,13 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType, FunctionType
 from typing import Any, Protocol
 
-from gpurescue.recovery import frames
-from gpurescue.recovery.continuation import Continuation
+from gpurescue.recovery import frames, own
+from gpurescue.recovery.continuation import Continuation, HandBack, Leave
+from gpurescue.recovery.switch import Switch
 from gpurescue.source.remainder import BOX
 
 _log = logging.getLogger(__name__)
@@ -31,7 +32,13 @@ STRICT = False  # True under test: our own failures are raised
 
 
 class Catcher(Protocol):
-    """The run of a thread."""
+    """The run of a thread.
+
+    Attributes:
+        origin: The user's exception that the run was held by last.
+    """
+
+    origin: BaseException | None
 
     def caught(
         self,
@@ -83,22 +90,37 @@ def caught(block: int, holder: FunctionType | None = None) -> Continuation | Non
     run = _run()
     if run is None:
         return None
-    frame = sys._getframe(1)
-    if _recurs(frame) or _is_importing(frame):
-        return None
-    with frames.showing_line_of(sys.exception(), frame):
-        return _answer(run, frame, block, holder)
+    return _safely(_caught, run, sys._getframe(1), block, holder)
 
 
 def caught_last(block: int, holder: FunctionType | None = None) -> Continuation | None:
     """The same for a function's whole body: what it lets go leaves the frame."""
-    run = _run()
-    error, frame = sys.exception(), sys._getframe(1)
-    if run is None or _recurs(frame) or _is_importing(frame):
+    run, frame = _run(), sys._getframe(1)
+    if run is None:
+        frames.show_line_of(sys.exception(), frame)
+        return None
+    return _safely(_caught_last, run, frame, block, holder)
+
+
+def _caught(
+    run: Catcher, frame: FrameType, block: int, holder: FunctionType | None
+) -> Continuation | None:
+    error = sys.exception()
+    if error is None or _recurs(frame) or _is_importing(frame):
+        return None
+    with frames.showing_line_of(error, frame):
+        return run.caught(frame, block, holder, error)
+
+
+def _caught_last(
+    run: Catcher, frame: FrameType, block: int, holder: FunctionType | None
+) -> Continuation | None:
+    error = sys.exception()
+    if error is None or _recurs(frame) or _is_importing(frame):
         frames.show_line_of(error, frame)
         return None
     with frames.showing_line_of(error, frame) as shown:
-        found = _answer(run, frame, block, holder)
+        found = _safely(run.caught, frame, block, holder, error)
         shown.is_kept = found is None
     if found is None:
         _hand_back(frame)
@@ -152,20 +174,25 @@ def _is_importing(frame: FrameType | None) -> bool:
     return False
 
 
-def _answer(
-    run: Catcher, frame: FrameType, block: int, holder: FunctionType | None
+def _safely(
+    answer: Callable[..., Continuation | None], *given: Any
 ) -> Continuation | None:
-    error = sys.exception()
-    if error is None:
-        return None
+    """The answer; what fails in it is logged, and the user's own exception goes on.
+
+    Never make it worse: as without us. Where a signal of ours was caught, nobody must
+    see that; then the exception that the run was held by is raised again.
+    """
     try:
-        return run.caught(frame, block, holder, error)
+        return answer(*given)
     except Exception:
-        # Never make it worse: the user's own exception goes on, as without us.
         _log.exception("Rescue failed; the exception is passed on.")
         if STRICT:
             raise
+    run = _run()
+    is_signal = isinstance(sys.exception(), Leave | Switch)
+    if not is_signal or run is None or run.origin is None:
         return None
+    return HandBack(run.origin)
 
 
 def passed() -> None:
@@ -177,8 +204,9 @@ def passed() -> None:
     error = sys.exception()
     if error is None or error.__traceback__ is None:
         return
-    error.__traceback__ = frames.without_ours(error.__traceback__.tb_next)
-    _hand_back(sys._getframe(1))
+    with own.harmless("A traceback shows a frame of ours, or a variable is lost."):
+        error.__traceback__ = frames.without_ours(error.__traceback__.tb_next)
+        _hand_back(sys._getframe(1))
 
 
 def _hand_back(frame: FrameType) -> None:

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Protocol
 
+from gpurescue.recovery import own
+
 _log = logging.getLogger(__name__)
 
 MAX_HANDS = 2
@@ -39,9 +41,10 @@ def loop_iterator(iterable: Iterable[Any]) -> Iterator[Any]:
     A loop asks ``iter`` of what it gets once more, which an iterator of the user's
     without ``__iter__`` would not survive: such a one is wrapped.
     """
-    if _listening and (clock := _clocks.get(threading.get_ident())) is not None:
-        return clock.wrap(iterable)
     iterator = iter(iterable)
+    if _listening and (clock := _clocks.get(threading.get_ident())) is not None:
+        with own.harmless("A loop is not counted."):
+            return clock.wrap(iterable, iterator)
     return iterator if type(iterator) in _reiterable else reiterable(iterator)
 
 
@@ -140,7 +143,8 @@ class Hand:
         return item
 
     def __del__(self) -> None:
-        self._clock.ended(self)
+        with own.harmless("The clock may be wrong."):
+            self._clock.ended(self)
 
     @property
     def asks(self) -> object:
@@ -207,9 +211,8 @@ class Clock:
         """True when both hands are in use."""
         return len(self._live) >= MAX_HANDS
 
-    def wrap(self, iterable: Iterable[Any]) -> Iterator[Any]:
+    def wrap(self, iterable: Iterable[Any], iterator: Iterator[Any]) -> Iterator[Any]:
         """The iterator of a loop that may be one of the two outermost."""
-        iterator = iter(iterable)
         depth = len(self._live)
         if depth >= MAX_HANDS:
             return reiterable(iterator)
