@@ -227,7 +227,7 @@ MISTAKES = [
     ("%frames 7", "UsageError", "There is no frame 7"),
     ("%%at 7\n1", "UsageError", "There is no frame 7"),
     ("%fix no_such_function", "UsageError", "There is no 'no_such_function'"),
-    ("%fix print", "UsageError", "is not in a cell"),
+    ("%fix print", "UsageError", "is neither in a cell"),
     ("%unload_ext gpurescue", "UsageError", "is still suspended"),
     ("%%resilient\n1", "UsageError", "is still parked"),
     ("%%resume\nfor x in:\n", "SyntaxError", "invalid syntax"),
