@@ -85,6 +85,7 @@ class Extension:
         self._watch(session)
         self._undo.callback(compiling.show(plain.without_guards))
         self._add_loop()
+        self._undo.callback(plain.restore)
         guard = CellGuard(lambda: shell.flags, session)
         self._append(ip.ast_transformers, guard)
         self._append(ip.input_transformers_post, AwaitMagics(shell))
@@ -106,7 +107,6 @@ class Extension:
                 "%resume, or give it up with %resume --abandon, before unloading."
             )
         self._undo.close()
-        plain.restore()
 
     def _watch(self, session: Session) -> None:
         redefining.watch(session)
@@ -119,7 +119,7 @@ class Extension:
         it along, and in ``builtins`` for the rest of a cell that does ``%reset``.
         """
         setattr(builtins, LOOP, loops.loop_iterator)
-        self._undo.callback(lambda: builtins.__dict__.pop(LOOP, None))
+        self._undo.callback(_take_loop_away)
         self._refresh()
         self._undo.callback(self._ip.user_ns.pop, LOOP, None)
         self._undo.callback(self._ip.user_ns_hidden.pop, LOOP, None)
@@ -164,6 +164,12 @@ class Extension:
 def _remove(entries: list[Any], entry: Any) -> None:
     if entry in entries:
         entries.remove(entry)
+
+
+def _take_loop_away() -> None:
+    """Frames that run guarded code, in other threads or generators, still need it."""
+    if not plain.is_running():
+        builtins.__dict__.pop(LOOP, None)
 
 
 def _restore_magics(

@@ -79,6 +79,7 @@ class Files:
         job = self._session.alive
         if job is not None:
             self._carry(job)
+            edits.check(self.modules)
 
     def problem(self) -> str:
         """Why what was saved is not in force; empty if it is."""

@@ -6,7 +6,9 @@ import ast
 import functools
 import gc
 import logging
-from types import CodeType, FunctionType
+import sys
+from collections.abc import Iterator
+from types import CodeType, CoroutineType, FrameType, FunctionType, GeneratorType
 
 from gpurescue.recovery import frames
 from gpurescue.source import cells, splice, transform, versions
@@ -26,6 +28,24 @@ def restore() -> int:
     for function in found:
         function.__code__ = _without(function.__code__, plain)
     return len(found)
+
+
+def is_running() -> bool:
+    """Tell whether some frame runs guarded code: that cannot be exchanged."""
+    return any(map(frames.has_guards, _running()))
+
+
+def _running() -> Iterator[CodeType]:
+    for frame in sys._current_frames().values():
+        outer: FrameType | None = frame
+        while outer is not None:
+            yield outer.f_code
+            outer = outer.f_back
+    for thing in gc.get_objects():
+        if type(thing) is GeneratorType and thing.gi_frame is not None:
+            yield thing.gi_code
+        elif type(thing) is CoroutineType and thing.cr_frame is not None:
+            yield thing.cr_code
 
 
 def without_guards(code: CodeType) -> CodeType:

@@ -7,9 +7,12 @@ it in force, and its ``Outcome`` says what that did.
 from __future__ import annotations
 
 import ast
+import contextlib
+import enum
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, MemberDescriptorType
 from typing import Any
 
 from gpurescue.errors import PatchRejected
@@ -20,6 +23,8 @@ from gpurescue.source import align, cells, versions
 from gpurescue.source import changes as compared
 from gpurescue.source.changes import Change, Kind
 from gpurescue.source.modules import Compiled, Loaded, Modules, Stamp, stamp_of
+
+_log = logging.getLogger(__name__)
 
 Names = dict[str, Any]
 
@@ -54,6 +59,7 @@ class Outcome:
         assigned: Assignments that were run.
         aliased: Variables whose old value somebody has imported.
         left: What was not run again.
+        refused: Why something new cannot take the place of what is there.
     """
 
     label: str
@@ -61,6 +67,7 @@ class Outcome:
     assigned: list[Change] = field(default_factory=list)
     aliased: list[str] = field(default_factory=list)
     left: list[ast.stmt] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         """One line for the user; empty if nothing is different."""
@@ -74,6 +81,7 @@ class Outcome:
         ]
         if len(self.left) > _MOST_LEFT:
             parts.append(f"and {len(self.left) - _MOST_LEFT} more")
+        parts += [text.removesuffix(".") for text in self.refused]
         if self.names:
             return "; ".join([f"{self.label} as saved: {_listed(self.names)}", *parts])
         return f"{self.label}: {'; '.join(parts)}" if parts else ""
@@ -130,6 +138,17 @@ def read(modules: Modules, loaded: Loaded) -> Edit | None:
     return Edit(loaded=loaded, version=version, changes=tuple(found), parts=parts)
 
 
+def check(modules: Modules) -> None:
+    """Ask whether all that was saved and read is in force.
+
+    Raises:
+        PatchRejected: A statement failed when it was run, and was not mended yet.
+    """
+    for loaded in modules:
+        if loaded.problem:
+            raise PatchRejected(loaded.problem)
+
+
 def carry(
     edit: Edit, redefinitions: Redefinitions, others: Iterable[Names] = ()
 ) -> Outcome:
@@ -159,11 +178,12 @@ def carry(
                 carrier.apply(change, code)
         except Exception as error:
             _stays_open(edit, edit.changes[done:])
-            raise PatchRejected(
+            loaded.problem = (
                 f"Line {change.node.lineno} of {loaded.label} failed when it was run: "
                 f"{type(error).__name__}: {error}; what stands above it is in force. "
                 "Mend it and save it again."
-            ) from error
+            )
+            raise PatchRejected(loaded.problem) from error
     return carrier.outcome
 
 
@@ -258,6 +278,7 @@ class _Carrier:
         for name, old in before.items():
             new = self._names.get(name)
             if old is not None and new is not old:
+                _keep_unchanged(change, old, new)
                 self._names[name] = self._exchanged(change.node, name, old, new)
         if not isinstance(change.node, ast.Import | ast.ImportFrom):
             self.outcome.names += change.names
@@ -267,7 +288,7 @@ class _Carrier:
         is_bare = isinstance(node, _FUNCTION) and not node.decorator_list
         if compared.is_lambda(node) and _are_lambdas(old, new):
             return self._redefinitions.redefined(old, new)
-        made = carried(self._redefinitions, name, old, new)
+        made = self._carried(name, old, new)
         if is_bare and type(old) is not FunctionType and defined(old, name):
             return old  # the module has wrapped the function itself
         if made is not old and getattr(old, "__module__", "") == new.__module__:
@@ -275,6 +296,17 @@ class _Carrier:
                 for alias in [k for k, v in names.items() if v is old]:
                     names[alias] = made
         return made
+
+    def _carried(self, name: str, old: Any, new: Any) -> Any:
+        try:
+            return carried(self._redefinitions, name, old, new)
+        except PatchRejected as error:
+            self.outcome.refused.append(str(error))
+        except Exception:  # noqa: BLE001 - what is new works all the same
+            _log.exception("The new %s could not be carried over.", name)
+            text = f"The new {name} could not be carried into what is there"
+            self.outcome.refused.append(text)
+        return new
 
     def _is_in_force(self, node: ast.stmt) -> bool:
         """True if new code in the functions that there are is all that it takes."""
@@ -304,6 +336,30 @@ class _Carrier:
 
 
 _FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def _keep_unchanged(change: Change, old: Any, new: Any) -> None:
+    """What a class says as before has the value that it has come to have."""
+    node, before = change.node, change.before
+    if not isinstance(node, ast.ClassDef) or not isinstance(before, ast.ClassDef):
+        return
+    if not isinstance(old, type) or not isinstance(new, type):
+        return
+    if isinstance(old, enum.EnumMeta):
+        return
+    said = set(map(ast.dump, before.body))
+    for statement in node.body:
+        if isinstance(statement, ast.Assign | ast.AnnAssign):
+            for name in compared.names_set(statement):
+                if ast.dump(statement) in said and name in vars(old):
+                    _keep_attribute(old, new, name)
+
+
+def _keep_attribute(old: type, new: type, name: str) -> None:
+    value = vars(old)[name]
+    if not isinstance(value, MemberDescriptorType):
+        with contextlib.suppress(TypeError, AttributeError):
+            type.__setattr__(new, name, value)
 
 
 def _is_as_written(change: Change, values: Names) -> bool:

@@ -9,6 +9,7 @@ bound methods, instances, decorated and registered references all see it.
 from __future__ import annotations
 
 import ast
+import enum
 import functools
 import gc
 import inspect
@@ -104,6 +105,8 @@ class Redefinitions:
         if type(old) is not type(new) or old.__qualname__ != new.__qualname__:
             return new
         _check_layout(old, new)
+        if isinstance(old, enum.EnumMeta):
+            return self._redefine_enum(old, new)
         gone = [n for n in vars(old) if n not in vars(new) and n not in _KEPT]
         for name, value in list(vars(new).items()):
             if name not in _KEPT and not isinstance(value, MemberDescriptorType):
@@ -112,6 +115,13 @@ class Redefinitions:
             if not isinstance(vars(old)[name], type):
                 delattr(old, name)
         old.__doc__ = new.__doc__
+        return old
+
+    def _redefine_enum(self, old: type, new: type) -> type:
+        """All that can change is functions: the members are what others hold."""
+        for name, value in list(vars(new).items()):
+            if any(f.__module__ == new.__module__ for f in functions_in(value)):
+                self._redefine_attribute(old, new, name, value)
         return old
 
     def _redefine_attribute(self, old: type, new: type, name: str, value: Any) -> None:
@@ -193,16 +203,44 @@ def _point_class_cell(function: FunctionType, old: type, new: type) -> None:
 
 
 def _check_layout(old: type, new: type) -> None:
+    """Refuse a class that live instances cannot have; takes over the new bases.
+
+    Raises:
+        PatchRejected: With the reason; nothing was changed.
+    """
+    reason = _unfit(old, new)
     bases = tuple(old if base is new else base for base in new.__bases__)
-    if bases == old.__bases__:
-        return
-    try:
-        old.__bases__ = bases
-    except TypeError as error:
+    if not reason and bases != old.__bases__:
+        try:
+            old.__bases__ = bases
+        except TypeError as error:
+            reason = str(error)
+    if reason:
         raise PatchRejected(
             f"The new {new.__qualname__} cannot take the place of the class that live "
-            f"instances have: {error}. They keep the old one."
-        ) from error
+            f"instances have: {reason}. They keep the old one."
+        )
+
+
+def _unfit(old: type, new: type) -> str:
+    """Why instances of ``old`` cannot be those of ``new``; empty if they can."""
+    if isinstance(old, enum.EnumMeta) and _members(old) != _members(new):
+        return "its members are others"
+    if _slots(old) != _slots(new):
+        return "its slots are others"
+    if issubclass(old, tuple) and vars(old).get("_fields") != vars(new).get("_fields"):
+        return "its fields are others"
+    return ""
+
+
+def _members(kind: type) -> dict[str, str]:
+    found: dict[str, Any] = kind.__dict__["_member_map_"]
+    return {name: repr(member.value) for name, member in found.items()}
+
+
+def _slots(kind: type) -> set[str]:
+    found = vars(kind).items()
+    return {name for name, value in found if isinstance(value, MemberDescriptorType)}
 
 
 def _refers_to(value: type, target: type) -> bool:

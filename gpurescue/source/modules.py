@@ -61,6 +61,7 @@ class Loaded:
         module: The module itself.
         body: The statements that are in force: those of the version, as a rule.
         replaced: What it was before each reload that nobody has looked at yet.
+        problem: Why not all of the version is in force; empty as a rule.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Loaded:
     module: weakref.ref[ModuleType]
     body: list[ast.stmt]
     replaced: list[Replaced] = field(default_factory=list)
+    problem: str = ""
 
     @property
     def names(self) -> dict[str, Any] | None:
@@ -84,7 +86,7 @@ class Loaded:
         under a name that says so; the file's own name is that of the new one.
         """
         old, self.version = self.version, version
-        self.body = version.unit.tree.body
+        self.body, self.problem = version.unit.tree.body, ""
         if version.unit is not old.unit:
             _rename(old.code, old.unit.filename)
 

@@ -337,6 +337,39 @@ def test_what_was_imported_before_is_guarded_and_put_back(beside):
         assert "ZeroDivisionError" in book.run("work.outer(3)").traceback
 
 
+PUMP = """\
+import threading, time
+counts = []
+stop = threading.Event()
+def pump():
+    while not stop.is_set():
+        for i in range(3):
+            counts.append(i)
+        time.sleep(0.01)
+def numbers():
+    for i in range(2):
+        for j in range(2):
+            yield i, j
+thread = threading.Thread(target=pump)
+thread.start()
+made = numbers()
+next(made)
+"""
+
+
+def test_what_runs_while_it_is_unloaded_goes_on(beside, notebook):
+    beside.save("work.py", PUMP)
+    ok(notebook.run("import work, time, builtins"))
+    ok(notebook.run("%unload_ext gpurescue"))
+    ok(notebook.run("count = len(work.counts)\ntime.sleep(0.5)"))
+    assert notebook.run("len(work.counts) > count").value == "True"
+    assert notebook.run("list(work.made)").value == "[(0, 1), (1, 0), (1, 1)]"
+    ok(notebook.run("work.stop.set()\nwork.thread.join()\ndel work.made"))
+    ok(notebook.run("%load_ext gpurescue"))
+    ok(notebook.run("%unload_ext gpurescue"))
+    assert notebook.run("hasattr(builtins, '__gr_iter__')").value == "False"
+
+
 AUTORELOAD = ("%load_ext autoreload", "%load_ext gpurescue")
 
 

@@ -457,20 +457,66 @@ def test_a_statement_that_fails_is_run_when_it_is_mended(folder):
     ):
         folder.carry()
     assert f() == 2
+    assert folder.carry() == []
+    with pytest.raises(PatchRejected, match="Mend it and save it again"):
+        edits.check(folder.modules)
     folder.edit("user_partly.py", ("def f", "missing = 5\ndef f"))
     (outcome,) = folder.carry()
+    edits.check(folder.modules)
     assert (f(), g(), m.h()) == (2, 5, 3)
     assert outcome.names == ["missing", "g", "h"]
     assert folder.carry() == []
 
 
-def test_a_class_that_does_not_fit_is_refused(folder):
-    folder.write("user_layout.py", "class A:\n    def f(self):\n        return 1\n")
-    a = folder.load("user_layout").A()
-    folder.edit("user_layout.py", ("class A:", "class A(int):"))
-    with pytest.raises(PatchRejected, match="They keep the old one"):
-        folder.carry()
-    assert a.f() == 1
+UNFIT = {
+    "A": ("class A:\n    def f(self): return 1\n", "class A:", "class A(int):"),
+    "Color": ("import enum\nclass Color(enum.Enum):\n    RED = 1\n", "= 1", "= 2"),
+    "S": ("class S:\n    __slots__ = ('x',)\n", "('x',)", "('x', 'y')"),
+    "P": (
+        "import typing\nclass P(typing.NamedTuple):\n    x: int = 0\n",
+        "x: int = 0",
+        "x: int = 0\n    y: int = 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_class_that_does_not_fit_leaves_live_instances_alone(folder, name):
+    source, before, after = UNFIT[name]
+    folder.write("user_layout.py", source)
+    m = folder.load("user_layout")
+    old = getattr(m, name)
+    names = {"imported": old}
+    members = dict(vars(old))
+    folder.edit("user_layout.py", (before, after))
+    (outcome,) = folder.carry(None, names)
+    assert f"The new {name} cannot take the place of the class" in str(outcome)
+    assert "They keep the old one" in str(outcome)
+    assert "\n" not in str(outcome)
+    assert dict(vars(old)) == members
+    assert getattr(m, name) is names["imported"] is not old
+
+
+def test_members_of_an_enum_stay_what_they_are(folder):
+    source = "import enum\nclass Color(enum.Enum):\n    RED = 1\n"
+    folder.write("user_enum.py", source + "    def show(self): return 'old'\n")
+    m = folder.load("user_enum")
+    red, kind = m.Color.RED, m.Color
+    folder.edit("user_enum.py", ("(self): return 'old'", "(s): return 2"))
+    assert folder.carry()[0].refused == []
+    assert (red.show(), m.Color is kind, m.Color(1) is red) == (2, True, True)
+
+
+def test_what_a_class_has_gathered_is_kept(folder):
+    source = "class Registry:\n    known = {}\n    size = 1\n"
+    folder.write("user_registry.py", source)
+    m = folder.load("user_registry")
+    known = m.Registry.known
+    known["a"] = 1
+    folder.edit("user_registry.py", ("size = 1", "size = 2"))
+    folder.carry()
+    assert m.Registry.known is known
+    assert (m.Registry.size, known) == (2, {"a": 1})
 
 
 def test_a_file_that_is_gone_or_left_out_stays_as_it_was(folder):
