@@ -303,10 +303,11 @@ def defaults_of(definition: Definition) -> dict[str, Any]:
 def _running(codes: list[CodeType]) -> list[list[FunctionType]]:
     """The functions that run each of these, in whatever copy of the code."""
     found: dict[object, list[FunctionType]] = {_identity(code): [] for code in codes}
+    files = {code.co_filename for code in codes}
     # A cell's own code is run by no function, and to look takes 40 ms of a large heap.
     if any(code.co_flags & inspect.CO_NEWLOCALS for code in codes):
         for thing in gc.get_objects():
-            if type(thing) is FunctionType:
+            if type(thing) is FunctionType and thing.__code__.co_filename in files:
                 key = _identity(thing.__code__)
                 if key in found:
                     found[key].append(thing)

@@ -32,11 +32,18 @@ class Folders:
         libraries = [Path(paths[name]) for name in ("stdlib", "platstdlib")]
         self._foreign = {_OURS, *libraries, *(path.resolve() for path in libraries)}
         self._known: dict[Path, bool] = {}
+        self._named: dict[str, bool] = {}
 
     def holds(self, file: str) -> bool:
         """Tell whether a file is one of the user's."""
-        folder = _path(file).parent
-        return self._is_users(folder) or self._is_users(folder.resolve())
+        name = os.path.dirname(file)
+        found = self._named.get(name)
+        if found is None:
+            folder = _path(file).parent
+            found = self._is_users(folder) or self._is_users(folder.resolve())
+            if os.path.isabs(name):
+                self._named[name] = found
+        return found
 
     def label(self, file: str) -> str:
         """What to call a file of the user's: its way from the folder."""
