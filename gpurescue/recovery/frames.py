@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.machinery
 import sys
 from collections.abc import Mapping
 from types import CellType, CodeType, FrameType, FunctionType, TracebackType
@@ -13,6 +14,8 @@ from gpurescue.source import transform
 from gpurescue.source import tree as trees
 
 _OURS = "gpurescue."
+_loader: Any = importlib.machinery.SourceFileLoader
+_EXECUTES = _loader.exec_module.__code__
 
 
 def is_ours(frame: FrameType) -> bool:
@@ -29,6 +32,19 @@ def has_guards(code: CodeType) -> bool:
     """Tell whether ``code`` is the user's, compiled with guards in it."""
     constants = code.co_consts
     return transform.GUARDS in constants and transform.FOREIGN not in constants
+
+
+def is_importing(frame: FrameType | None) -> bool:
+    """Tell whether a frame runs inside an import.
+
+    Nobody is to be held there: others would wait for a module that is half made. The
+    statement that imports is done again as a whole.
+    """
+    while frame is not None:
+        if frame.f_code is _EXECUTES:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def is_body(frame: FrameType) -> bool:

@@ -8,14 +8,13 @@ answer is always None: the exception goes on, untouched.
 from __future__ import annotations
 
 import contextlib
-import importlib.machinery
 import logging
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType, FunctionType
-from typing import Any, Protocol
+from typing import Protocol
 
 from gpurescue.recovery import frames, own
 from gpurescue.recovery.continuation import Continuation, HandBack, Leave
@@ -24,8 +23,6 @@ from gpurescue.source.remainder import BOX
 
 _log = logging.getLogger(__name__)
 
-_external: Any = importlib.machinery.SourceFileLoader
-_EXECUTES = _external.exec_module.__code__
 _NEAR = 100  # frames in which a function that calls itself shows up again
 
 STRICT = False  # True under test: our own failures are raised
@@ -134,7 +131,7 @@ def failed() -> bool:
     """Called where a library's iterator has failed: True to ask it again."""
     run = _run()
     error, frame = sys.exception(), sys._getframe(1)
-    if run is None or error is None or _recurs(frame):
+    if run is None or error is None or _recurs(frame) or _is_importing(frame):
         return False
     try:
         return run.failed(frame, error)
@@ -162,16 +159,12 @@ def _recurs(frame: FrameType) -> bool:
     return False
 
 
-def _is_importing(frame: FrameType | None) -> bool:
-    """True inside an import: the statement that imports is held, and does it again.
+def _is_importing(frame: FrameType) -> bool:
+    """True for an error inside an import: the statement that imports is held.
 
-    A module that is half made cannot be kept: others would wait for it.
+    Not for a signal of ours, which has its frame already.
     """
-    while frame is not None:
-        if frame.f_code is _EXECUTES:
-            return True
-        frame = frame.f_back
-    return False
+    return isinstance(sys.exception(), Exception) and frames.is_importing(frame)
 
 
 def _safely(

@@ -130,7 +130,9 @@ class _Pause(_Trace):
     def _place(self, frame: FrameType) -> Path | None:
         definition = self._waiting[frame]
         path = standing_before(frame, definition)
-        return path if path and _is_place(definition, path) else None
+        if path is None or not _is_place(definition, path):
+            return None
+        return None if frames.is_importing(frame) else path
 
     def _forget(self, frame: FrameType) -> None:
         self._waiting.pop(frame, None)

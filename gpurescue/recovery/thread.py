@@ -60,24 +60,26 @@ class ThreadHandle:
         self._ident = None
         self._waiting.clear()
 
-    def _arrived(self) -> bool:
-        """Called at each event: True in this thread, where all is done now."""
-        if self._ident is None or threading.get_ident() != self._ident:
-            return self._ident is None
+    def _arrived(self) -> None:
+        """Called at each event, perhaps in another thread."""
+        if self._ident is None:
+            self._door.close()
+        if threading.get_ident() != self._ident:
+            return
         waiting, self._waiting = self._waiting, []
-        self._door.close()  # first: a function may set a trace of its own
+        # First: a function may set a trace of its own, or ask for another call.
+        self._door.close()
         for function in waiting:
             try:
                 function()
             except Exception:  # noqa: BLE001 - the thread is somebody else's
                 _log.exception("A call into the thread of a run has failed.")
-        return True
 
 
 class _ThreadTrace:
     """CPython 3.11: a trace function on the state of one thread."""
 
-    def __init__(self, arrived: Callable[[], bool]) -> None:
+    def __init__(self, arrived: Callable[[], None]) -> None:
         current = ctypes.pythonapi["PyThreadState_Get"]
         current.restype = ctypes.c_void_p
         self._state = ctypes.c_void_p(current())
@@ -103,7 +105,7 @@ _trace = _TRACER(_happened)
 class _Monitor:
     """CPython 3.12 and newer: line events of all threads, for a moment."""
 
-    def __init__(self, arrived: Callable[[], bool]) -> None:
+    def __init__(self, arrived: Callable[[], None]) -> None:
         self._arrived = arrived
         self._tool: int | None = None
 
@@ -120,8 +122,7 @@ class _Monitor:
         return True
 
     def _happened(self, *_: object) -> None:
-        if self._arrived():
-            self.close()
+        self._arrived()
 
     def close(self) -> None:
         tool, self._tool = self._tool, None

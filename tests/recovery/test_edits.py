@@ -664,6 +664,51 @@ def test_an_import_inside_a_function_is_done_again(folder, book):
     assert book.names["out"] == 2
 
 
+def test_a_pause_waits_for_the_end_of_an_import(folder, book):
+    folder.write(
+        "user_slow.py",
+        "from time import sleep as nap\n"
+        "def wait():\n"
+        "    done = 0\n"
+        "    for i in range(300):\n"
+        "        nap(0.001)\n"
+        "        done += 1\n"
+        "    return done\n"
+        "result = wait()\n",
+    )
+    run = book.start("out = 1\nimport user_slow\nout += user_slow.result\n")
+    wait_until(lambda: hasattr(sys.modules.get("user_slow"), "wait"))
+    assert run.pause()
+    assert run.wait(10) is State.SUSPENDED, run.error
+    held = run.suspension
+    assert held is not None
+    assert [(frame.name, frame.line) for frame in held.frames] == [("<module>", 3)]
+    go_on(run)
+    assert book.names["out"] == 301
+
+
+def test_a_function_that_is_edited_inside_an_import_switches(folder, book):
+    folder.write(
+        "user_long.py",
+        "from time import sleep as nap\n"
+        "def wait():\n"
+        "    done = i = 0\n"
+        "    while i < 1000:\n"
+        "        nap(0.001)\n"
+        "        i += 1\n"
+        "        done = -1\n"
+        "    return done, i\n"
+        "result = wait()\n",
+    )
+    run = book.start("import user_long\nout = user_long.result\n")
+    wait_until(lambda: hasattr(sys.modules.get("user_long"), "wait"))
+    folder.edit("user_long.py", ("done = -1", "done = 7"), ("i < 1000", "i < 1001"))
+    assert run.between_lines(lambda: folder.carry(run.redefinitions) and None)
+    assert run.wait(20) is State.FINISHED, run.error
+    assert book.names["out"] == (7, 1001)
+    assert run.num_suspensions == 0
+
+
 # -- whole programs in a module --------------------------------------------------------
 
 # The functions of that one share their variables with the cell.
