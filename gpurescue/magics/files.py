@@ -7,11 +7,12 @@ second while a cell waits for it.
 from __future__ import annotations
 
 import ast
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
 
-from gpurescue.errors import RescueError
+from gpurescue.errors import RecoveryError, RescueError
 from gpurescue.events import PatchApplied
 from gpurescue.magics import autoreload
 from gpurescue.magics.session import Job, Session
@@ -74,12 +75,23 @@ class Files:
         """Before a command that goes on.
 
         Raises:
-            PatchRejected: What was saved cannot be carried; the run stays as it is.
+            RecoveryError: What was saved cannot be carried; the run stays as it is.
         """
         job = self._session.alive
-        if job is not None:
+        if job is None:
+            return
+        try:
             self._carry(job)
             edits.check(self.modules)
+        except RescueError:
+            raise
+        except Exception as error:
+            _log.exception("Saved files could not be carried into the run.")
+            raise RecoveryError(
+                "What was saved could not be taken up, because of a failure in "
+                "gpurescue (see the log); importlib.reload its module, or put the file "
+                "back as it was."
+            ) from error
 
     def problem(self) -> str:
         """Why what was saved is not in force; empty if it is."""
@@ -91,12 +103,8 @@ class Files:
 
     def look(self) -> None:
         """Before any cell: a mistake is told by the command that it stops."""
-        try:
+        with contextlib.suppress(RescueError):
             self.check()
-        except RescueError:
-            return
-        except Exception:  # noqa: BLE001 - the cell is not ours
-            _log.exception("Saved files could not be looked at.")
 
     def poll(self) -> None:
         """While a cell waits; often."""

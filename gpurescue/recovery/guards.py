@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType, FunctionType
-from typing import Protocol
+from typing import Any, Protocol
 
 from gpurescue.recovery import frames, own
 from gpurescue.recovery.continuation import Continuation, HandBack, Leave
