@@ -103,6 +103,16 @@ class Debugger:
     def go_on(self, thread: int) -> None:
         self.ask("continue", threadId=thread)
 
+    def lines_until(self, request: str, num_stops: int) -> list[tuple[str, int]]:
+        """Function and line of each stop; then the cell must end by itself."""
+        found = []
+        for _ in range(num_stops):
+            thread = self.wait_for_stop()["threadId"]
+            found.append(self.stack(thread)[0])
+            self.go_on(thread)
+        assert self.notebook.collect(request, timeout=30).is_ok
+        return found
+
     def detach(self) -> None:
         self.ask("disconnect", restart=False, terminateDebuggee=False)
 
@@ -147,3 +157,68 @@ def test_breakpoint_after_the_resume(notebook, debugger):
     thread = debugger.wait_for_stop()["threadId"]
     debugger.go_on(thread)
     assert notebook.collect(request, timeout=30).stdout.endswith("total 27\n")
+
+
+LOOPS = """\
+def collect(table, out):
+    for key in range(4):
+        with guard:
+            value = table[key]
+            value = value * 2
+        out.append(value)
+        total = sum(out)
+    return total
+"""
+
+
+def test_breakpoints_in_every_part_of_a_continuation(notebook, debugger):
+    notebook.run("import contextlib\nguard = contextlib.nullcontext()\n")
+    notebook.run("table, out = {0: 1, 1: 2}, []")
+    debugger.breakpoints(LOOPS, 5, 6, 8)
+    assert notebook.run(LOOPS).is_ok
+    request = notebook.send("%%resilient\ntotal = collect(table, out)\n")
+    stops = []
+    for _ in range(4):  # two rounds without a failure
+        thread = debugger.wait_for_stop()["threadId"]
+        stops.append(debugger.stack(thread)[0][1])
+        debugger.go_on(thread)
+    assert stops == [5, 6, 5, 6]
+    assert notebook.collect(request, timeout=30).error == "Suspended"
+    notebook.run("table |= {2: 3, 3: 4}")
+    request = notebook.send("%resume")
+    # What is left of the block, what follows it, the next round, what is behind.
+    stops = debugger.lines_until(request, 5)
+    assert [line for _, line in stops] == [5, 6, 5, 6, 8]
+    assert {name for name, _ in stops} == {"collect"}
+    assert notebook.run("total, out").value == "(20, [2, 4, 6, 8])"
+
+
+def test_breakpoints_in_a_new_body(notebook, debugger):
+    body = "seen = []\nfor i in range(4):\n    seen.append(i)\n    limits[i]\n"
+    notebook.run("limits = [0, 1]")
+    assert notebook.run("%%resilient\n" + body).error == "Suspended"
+    edited = "%%resume\n" + body.replace(
+        "limits[i]", "last = i * 10\n    seen[-1] = last"
+    )
+    debugger.breakpoints(edited, 4, 5, 6)
+    stops = debugger.lines_until(notebook.send(edited), 5)
+    assert [line for _, line in stops] == [5, 6, 4, 5, 6]
+    assert notebook.run("seen").value == "[0, 1, 20, 30]"
+
+
+def test_stepping_in_a_continuation_follows_the_users_lines(notebook, debugger):
+    broken = "def work(x):\n    y = x + nothing\n    z = y * 2\n    return z\n"
+    fixed = broken.replace("nothing", "1")
+    notebook.run(broken)
+    assert notebook.run("%%resilient\nfound = work(1)\n").error == "Suspended"
+    debugger.breakpoints(fixed, 2)
+    notebook.run(fixed)
+    request = notebook.send("%resume")
+    lines = []
+    for _ in range(2):
+        thread = debugger.wait_for_stop()["threadId"]
+        lines.append(debugger.stack(thread)[0])
+        debugger.ask("next", threadId=thread)
+    lines += debugger.lines_until(request, 1)
+    assert lines == [("work", 2), ("work", 3), ("work", 4)]
+    assert notebook.run("found").value == "4"
