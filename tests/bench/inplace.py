@@ -5,8 +5,10 @@
 Prints a table and, as its last line, one JSON object:
 
     overhead_1ms   CPU time of a guarded training loop with 1 ms steps against the
-                   plain one's, minus 1 (median of the rounds' ratios)
-    noise_1ms      the same for a second plain copy: the A/A row
+                   plain one's, minus 1 (median of the rounds' ratios); overhead_02ms
+                   and overhead_10ms the same with steps of about 0.2 and 10 ms
+    noise_1ms      the same for a second plain copy: the A/A row; noise_02ms, noise_10ms
+    step_ms        what a step of about 1 ms took; step_02ms and step_10ms
     added_ns       what guards add to one step, from loops with an empty step, where
                    the noise is nanoseconds; added_1ms is that as a share of 1 ms
     resume_ms      from the start of %resume to the first new line of the user's, in a
@@ -56,6 +58,9 @@ def train(num_steps, step):
 """
 
 
+SIZES = (("02ms", 0.2, 300), ("1ms", 1.0, 60), ("10ms", 10.0, 6))
+
+
 class _Context:
     def __enter__(self) -> None: ...
 
@@ -78,8 +83,8 @@ def _loops() -> tuple[harness.Notebook, dict[str, Any]]:
 
 
 def _torch_step(target_ms: float) -> Any:
-    """One forward, backward and Adam step of about ``target_ms``."""
-    for width in range(64, 4096, 64):
+    """One forward, backward and optimizer step of about ``target_ms``."""
+    for width in (0, *range(64, 4096, 64), *range(4096, 65536, 1024)):
         step = _step_of_width(width)
         for i in range(20):
             step(i)
@@ -92,14 +97,19 @@ def _torch_step(target_ms: float) -> Any:
 
 
 def _step_of_width(width: int) -> Any:
+    """Two layers and Adam; of no width one layer and SGD, the smallest step."""
     import torch
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = torch.nn.Sequential(
-        torch.nn.Linear(64, width), torch.nn.ReLU(), torch.nn.Linear(width, 10)
-    )
-    optimizer = torch.optim.Adam(model.parameters())
+    if width:
+        model = torch.nn.Sequential(
+            torch.nn.Linear(64, width), torch.nn.ReLU(), torch.nn.Linear(width, 10)
+        )
+        optimizer: Any = torch.optim.Adam(model.parameters())
+    else:
+        model = torch.nn.Sequential(torch.nn.Linear(64, 10))
+        optimizer = torch.optim.SGD(model.parameters(), foreach=False)
     x, y = torch.randn(32, 64), torch.randint(0, 10, (32,))
 
     def step(_: int) -> float:
@@ -135,21 +145,31 @@ def measure_loops(step: Any, num_steps: int, num_rounds: int) -> dict[str, list[
 
 
 def overhead(quick: bool) -> dict[str, float]:
-    """Guards against plain, with real 1 ms steps and with empty ones."""
-    times = measure_loops(_torch_step(1.0), 60, 9 if quick else 99)
-    ratios = {
-        label: statistics.median(
-            a / b for a, b in zip(times[label], times["plain"], strict=True)
+    """Guards against plain, with real steps of three sizes and with empty ones."""
+    found: dict[str, float] = {}
+    for suffix, target_ms, num_steps in SIZES:
+        num_rounds = 9 if quick else 99
+        times = measure_loops(_torch_step(target_ms), num_steps, num_rounds)
+        plain = times["plain"]
+        ratios = {
+            label: statistics.median(a / b for a, b in zip(own, plain, strict=True))
+            for label, own in times.items()
+        }
+        is_main = suffix == "1ms"
+        found["step_ms" if is_main else f"step_{suffix}"] = 1e3 * statistics.median(
+            plain
         )
-        for label in times
-    }
+        found[f"overhead_{suffix}"] = ratios["guarded"] - 1
+        found[f"noise_{suffix}"] = ratios["plain again"] - 1
+    return found | added_by_guards(quick)
+
+
+def added_by_guards(quick: bool) -> dict[str, float]:
+    """What guards add to a step, from loops with an empty one."""
     empty = measure_loops(lambda i: None, 20_000, 6 if quick else 20)
     added = min(empty["guarded"]) - min(empty["plain"])
     noise = abs(min(empty["plain again"]) - min(empty["plain"]))
     return {
-        "step_ms": 1e3 * statistics.median(times["plain"]),
-        "overhead_1ms": ratios["guarded"] - 1,
-        "noise_1ms": ratios["plain again"] - 1,
         "added_ns": 1e9 * added,
         "added_noise_ns": 1e9 * noise,
         "added_1ms": added / 1e-3,
