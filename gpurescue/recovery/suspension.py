@@ -148,7 +148,9 @@ def _in_block(held: HeldFrame, live: Block) -> tuple[HeldFrame, tuple[str, ...]]
     start = len(continuation.path_to_block(held.definition, live))
     body, path = held.definition.scope.body, held.path
     for at, node in list(enumerate(remainder.walk(body, path)))[start:]:
-        if isinstance(node, Held) and trees.has_guard(path[at].field, node):
+        if not path[at].field or not isinstance(node, Held):
+            continue
+        if trees.has_guard(path[at].field, node):
             path = (*path[:at], Step(path[at].at))
             left = f"the `{remainder.kind(node)}` of line {node.lineno}"
             return replace(held, path=path, site=Site.STATEMENT), (left,)

@@ -24,7 +24,7 @@ def _ask(base: FrameType | None, **options: Any) -> Fate:
 
 
 def test_public_names() -> None:
-    assert handlers.__all__ == ["Fate", "depth_at", "fate"]
+    assert handlers.__all__ == ["Fate", "available", "depth_at", "fate"]
     assert all(hasattr(handlers, name) for name in handlers.__all__)
 
 
