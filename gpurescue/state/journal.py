@@ -18,6 +18,7 @@ from typing import Any
 from gpurescue.state.finding import Found, find
 from gpurescue.state.streams import Restore, Streams
 
+_HOOK = "gpurescue"
 _MAX_BUFFER = 2**20  # bytes; larger ones are masks and tables, and do not move
 
 
@@ -33,7 +34,6 @@ class Journal:
         self.newest: Mark | None = None
         self._streams = Streams()
         self._known = _Known(Found())
-        self._hook: Any = None
 
     def find(self, roots: Iterable[object]) -> None:
         """Look for training state: at the beginning of a loop."""
@@ -47,9 +47,10 @@ class Journal:
 
     def _listen(self) -> None:
         optim = sys.modules.get("torch.optim.optimizer")
-        if self._hook is None and optim is not None:
-            register = optim.register_optimizer_step_pre_hook
-            self._hook = register(self._before_step)
+        if optim is not None:
+            # Not registered: a handle would take a number, and hooks that the program
+            # makes later would have other numbers than without us.
+            optim._global_optimizer_pre_hooks[_HOOK] = self._before_step
 
     def _before_step(self, optimizer: Any, args: object, kwargs: object) -> None:
         steps = self.newest.steps if self.newest is not None else {}
@@ -58,9 +59,9 @@ class Journal:
 
     def rest(self) -> None:
         """Watch no optimizers, and keep nothing."""
-        hook, self._hook = self._hook, None
-        if hook is not None:
-            hook.remove()
+        optim = sys.modules.get("torch.optim.optimizer")
+        if optim is not None:
+            optim._global_optimizer_pre_hooks.pop(_HOOK, None)
         self.newest = None
 
 
