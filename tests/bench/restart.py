@@ -69,7 +69,7 @@ def measure(book: Notebook, program: Scenario, folder: Path) -> dict[str, float]
     playing.enter(book, crashed)
     try:
         playing.crash(book, program)
-        goal = float(book.run(f"print({program.progress})").stdout)
+        goal = playing.progress(book, program)
         kept = folder / "kept"
         resume_ms = _resumed(book, program, crashed, kept)
     finally:

@@ -51,6 +51,7 @@ def test_ends_as_if_the_bug_had_never_been(book, reference, program, tmp_path):
     (tmp_path / "clean").mkdir()
     reference.begin(program, tmp_path / "clean")
     crashed = playing.crash(book, program)
+    assert playing.progress(book, program) > 0, "it fails in the middle of training"
     answers = [book.run(cell, timeout=60) for cell in program.fix]
     clean = reference.end()
     for answer in answers[:-1]:

@@ -114,8 +114,11 @@ def _parts(value: Any) -> Iterator[Any]:
 
 def _items(value: Any) -> Iterator[Any]:
     if isinstance(value, dict):
+        # Hooks are numbered through the whole process, whoever has them.
+        numbers = value and all(isinstance(k, int) for k in value)
+        is_hooks = numbers and all(callable(item) for item in value.values())
         for key, item in value.items():
-            yield from (key, item)
+            yield from ("hook" if is_hooks else key, item)
     elif isinstance(value, set | frozenset):
         yield from sorted(value, key=repr)
     elif isinstance(value, list | tuple | deque):

@@ -72,6 +72,11 @@ def crash(book: Notebook, program: Scenario) -> Result:
     return crashed
 
 
+def progress(book: Notebook, program: Scenario) -> float:
+    """How much work has been done, by the program's own measure."""
+    return float(book.run(f"print({program.progress})").stdout)
+
+
 def is_resume(cell: str) -> bool:
     """Tell a cell that goes on from one that mends."""
     return cell.lstrip("%").startswith("resume")

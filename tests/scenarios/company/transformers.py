@@ -15,9 +15,15 @@ import warnings
 
 import torch
 from torch.nn import functional as F
-from transformers import BertConfig, BertForSequenceClassification
-from transformers import PrinterCallback, Trainer, TrainerCallback
-from transformers import TrainingArguments, set_seed
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 warnings.simplefilter("ignore")
 set_seed(7)

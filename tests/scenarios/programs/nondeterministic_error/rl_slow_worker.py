@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import random
 import signal
-import time
 
 import gymnasium as gym
 import numpy as np
@@ -34,7 +33,7 @@ def serve(commands, answers):
 
 
 class RemoteEnv:
-    def __init__(self, timeout=0.5):
+    def __init__(self, timeout=2.0):
         context = multiprocessing.get_context("fork")
         self.commands, self.answers = context.Queue(), context.Queue()
         queues = (self.commands, self.answers)
@@ -92,14 +91,9 @@ def play(policy):
 
 
 # %% machine
-def hiccup(seconds):
+def hiccup(process):
     """The machine is busy with something else: the worker gets no time for a while."""
-    _pid = _env.process.pid
-    os.kill(_pid, signal.SIGSTOP)
-    if os.fork() == 0:
-        time.sleep(seconds)
-        os.kill(_pid, signal.SIGCONT)
-        os._exit(0)
+    os.kill(process.pid, signal.SIGSTOP)
 
 
 # %% train [%%resilient]
@@ -120,16 +114,15 @@ for episode in range(20):
         policy.train()
         print(f"episode {episode}: {np.mean(returns[-5:]):.1f}, {evaluations[-1]}")
     if episode == 11:
-        hiccup(0.8)
+        hiccup(_env.process)
 _env.close()
 
 # %% machine [clean]
-def hiccup(seconds):
+def hiccup(process):
     """The machine has nothing else to do."""
 
 
-# %% a moment later [fix]
-time.sleep(0.5)
-os.wait()
+# %% a while later [fix]
+os.kill(_env.process.pid, signal.SIGCONT)
 
 # %% [%resume]
