@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from types import FrameType
-from typing import Protocol
+from types import FrameType, FunctionType
+from typing import Protocol, runtime_checkable
 
 
 class Rollback(Protocol):
@@ -69,6 +69,15 @@ class Journal(Protocol):
         ...
 
 
+@runtime_checkable
+class Skippable(Protocol):
+    """A ``Rollback`` that has something to do also if the item is given up."""
+
+    def skip(self) -> None:
+        """Make the iterator go on behind the item that failed."""
+        ...
+
+
 class DeviceRuntime(Protocol):
     """What recovery needs to know of the device library (torch)."""
 
@@ -90,6 +99,20 @@ class DeviceRuntime(Protocol):
 
     def memory(self) -> dict[str, int]:
         """Bytes in use now, by device; those of the process under ``host``."""
+        ...
+
+    def watch(
+        self, hold: Callable[[FunctionType], FunctionType | None]
+    ) -> Callable[[], None]:
+        """Have the library's own iterators hold a run where they fail.
+
+        Args:
+            hold: Gives a function like another, whose failure holds the run; None if
+                there can be no such.
+
+        Returns:
+            What puts the library back.
+        """
         ...
 
     def rollbacks(self, error: BaseException, frame: FrameType) -> Sequence[Rollback]:

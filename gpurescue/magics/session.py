@@ -23,7 +23,7 @@ from gpurescue.recovery.hooks import Hooks
 from gpurescue.recovery.hotswap import Redefinitions
 from gpurescue.recovery.plan import Action, Plan, Restart
 from gpurescue.recovery.suspension import Suspension
-from gpurescue.source import operands
+from gpurescue.source import foreign, operands
 from gpurescue.source.cells import Definition
 
 _log = logging.getLogger(__name__)
@@ -189,6 +189,7 @@ class Session:
             memory=self.runtime.memory,
             journal=self.runtime.journal(keeps_parameters=marks_all),
             marks_all=marks_all,
+            on_end=self.runtime.watch(foreign.held),
         )
         redefinitions = Redefinitions()
         run = Run(

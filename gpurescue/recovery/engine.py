@@ -302,6 +302,8 @@ class Run:
     def _end(self, error: BaseException | None) -> None:
         with own.harmless("The clock may go on."):
             self.clock.stop()
+        with own.harmless("The library keeps what was put into it."):
+            self.hooks.on_end()
         with own.harmless("Variables of ours stay in the notebook."):
             self._clean_up(self.body.namespace)
         unwinding, self._answers.unwinding = self._answers.unwinding, None

@@ -20,6 +20,7 @@ class Hooks:
         memory: Bytes in use, by device; asked around an error for want of memory.
         journal: Reads what a round of a loop may change; None to mark no round.
         marks_all: True to mark every round, whatever it costs.
+        on_end: Once, when the run is over.
     """
 
     on_start: Callable[[], None] = lambda: None
@@ -30,3 +31,4 @@ class Hooks:
     memory: Callable[[], dict[str, int]] = dict
     journal: Journal | None = None
     marks_all: bool = False
+    on_end: Callable[[], None] = lambda: None

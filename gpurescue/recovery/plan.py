@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gpurescue.errors import CannotResume, PatchRejected, UsageError
-from gpurescue.protocols import Rollback
+from gpurescue.protocols import Rollback, Skippable
 from gpurescue.recovery import continuation, frames, loops, reach
 from gpurescue.recovery.continuation import Target
 from gpurescue.recovery.suspension import HeldFrame, Suspension
@@ -52,6 +52,19 @@ class Restart:
     line: int | None = None
     value: Any = None
     body: Definition | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Skipped:
+    """A ``Rollback`` when what failed is given up."""
+
+    rollback: Skippable
+    note = ""
+    is_exact = True
+    gives_again = False
+
+    def apply(self) -> None:
+        self.rollback.skip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -351,9 +364,16 @@ def _skip(
     text = _in_frame(f"skips {_place(node)}", held)
     if suspension.iterator is not None and not held.index and held.site is Site.NEXT:
         told = tuple(r.note for r in suspension.rollbacks if not r.is_exact)
-        notes = (*aligned.notes, *told)
         return Plan(
-            restart=restart, frame=held, target=None, text=text, notes=notes, asks=True
+            restart=restart,
+            frame=held,
+            target=None,
+            text=text,
+            notes=(*aligned.notes, *told),
+            rollbacks=tuple(
+                _Skipped(r) for r in suspension.rollbacks if isinstance(r, Skippable)
+            ),
+            asks=True,
         )
     head: tuple[ast.stmt, ...] = ()
     if held.site is Site.NEXT:

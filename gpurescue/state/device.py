@@ -17,6 +17,7 @@ from typing import Any
 from gpurescue.protocols import Rollback
 from gpurescue.state import failure
 from gpurescue.state.journal import Journal
+from gpurescue.state.loaders import watching
 
 _log = logging.getLogger(__name__)
 _kept = threading.local()
@@ -56,6 +57,10 @@ class TorchRuntime:
             for index in range(torch.cuda.device_count()):
                 found[f"cuda:{index}"] = torch.cuda.memory_allocated(index)
         return found
+
+    def watch(self, hold: watching.Hold) -> Callable[[], None]:
+        """Have a DataLoader that fails hold the run; the result ends it."""
+        return watching.watch(hold)
 
     def rollbacks(self, error: BaseException, frame: FrameType) -> tuple[Rollback, ...]:
         """What the library calls that ``error`` came out of had half done."""

@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 
 from gpurescue.protocols import Rollback
+from gpurescue.state.loaders import reading
 
 _log = logging.getLogger(__name__)
 
 Dead = Sequence[TracebackType]
 Reader = Callable[[Dead], Sequence[Rollback]]
 
-_READERS: tuple[Reader, ...] = ()
+_READERS: tuple[Reader, ...] = (reading.rollbacks,)
 
 
 def rollbacks(error: BaseException, frame: FrameType) -> tuple[Rollback, ...]:

@@ -1,0 +1,7 @@
+"""DataLoaders that raise: the same batch again, after the fix.
+
+While a run is active the iterator of a DataLoader holds the run when it fails
+(``watching``). What it had drawn is read off its dead frames (``single``, ``crew``) and
+put back before it is asked again: the indices of the batch, the random streams as they
+stood, and in the place of workers with old code new ones.
+"""

@@ -1,0 +1,196 @@
+"""What is put into ``torch.utils.data`` while a run is active, and taken out again.
+
+What every batch goes through is the same code as before, but for a guard that costs
+nothing until it is taken. All else is asked once, when an iterator is made.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import FunctionType, ModuleType
+from typing import Any
+
+from gpurescue.state.loaders import crew as crews
+from gpurescue.state.loaders import single, streams
+from gpurescue.state.loaders.crew import CREW
+from gpurescue.state.loaders.importing import when_imported
+from gpurescue.state.loaders.streams import Stream
+
+_log = logging.getLogger(__name__)
+
+MODULE = "torch.utils.data.dataloader"
+
+Hold = Callable[[FunctionType], FunctionType | None]
+
+_lock = threading.Lock()
+_active: _Watching | None = None
+
+
+def watch(hold: Hold) -> Callable[[], None]:
+    """Watch the iterators of all DataLoaders; the result ends it.
+
+    Args:
+        hold: Gives a function whose failure holds the run, and that can be asked again.
+    """
+    global _active
+    with _lock:
+        if _active is None:
+            _active = _Watching(hold)
+        watching = _active
+        watching.num_runs += 1
+    left = ExitStack()
+    left.callback(_leave, watching)
+    return left.close
+
+
+def _leave(watching: _Watching) -> None:
+    global _active
+    with _lock:
+        watching.num_runs -= 1
+        if not watching.num_runs:
+            _active = None
+            watching.undo.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A DataLoader that an iterator was asked of, and the streams before that."""
+
+    loader: weakref.ref[Any]
+    streams: Sequence[Stream]
+    before: Sequence[bytes]
+
+
+_this_thread = threading.local()
+
+
+def begun(loader: Any) -> Begun | None:
+    """The note of ``loader``, if it was the last in this thread to be asked."""
+    found = getattr(_this_thread, "begun", None)
+    return found if found is not None and found.loader() is loader else None
+
+
+class _Watching:
+    """What is in place, for as long as there are runs."""
+
+    def __init__(self, hold: Hold) -> None:
+        self.num_runs = 0
+        self.undo = ExitStack()
+        self._hold = hold
+        self.undo.callback(when_imported(MODULE, self.install))
+
+    def install(self, module: ModuleType) -> None:
+        """Put everything in its place; a torch that is built otherwise goes without."""
+        try:
+            self._install(module)
+        except Exception:  # noqa: BLE001
+            _log.warning("A DataLoader that fails will not be held.", exc_info=True)
+
+    def _install(self, module: ModuleType) -> None:
+        base, single_, multi = (
+            getattr(module, f"_{name}DataLoaderIter")
+            for name in ("Base", "SingleProcess", "MultiProcessing")
+        )
+        self._replace(base, "__next__", self._hold)
+        self._replace(base, "__init__", _keeping_seed)
+        self._replace(base, "_reset", self._remembering)
+        self._replace(single_, "__init__", _noting_start)
+        self._replace(multi, "__init__", self._hiring)
+        self._replace(module.DataLoader, "__iter__", _noting_streams)
+
+    def _replace(
+        self, owner: type, name: str, make: Callable[[Any], FunctionType | None]
+    ) -> None:
+        plain = vars(owner)[name]
+        made = make(plain)
+        if made is not None:
+            setattr(owner, name, made)
+            self.undo.callback(setattr, owner, name, plain)
+
+    def _hiring(self, plain: Any) -> Any:
+        """The workers of an iterator get an entrance of ours."""
+
+        @functools.wraps(plain)
+        def __init__(iterator: Any, loader: Any) -> None:
+            if CREW not in vars(iterator) and (crew := self._crew(loader)):
+                setattr(iterator, CREW, crew)
+                loader = crew.stand_in()
+            plain(iterator, loader)
+
+        return __init__
+
+    def _crew(self, loader: Any) -> Any:
+        kind = sys.modules["torch.utils.data"]._DatasetKind
+        if loader._dataset_kind != kind.Map:
+            return None
+        return _tried(crews.hired, loader, self)
+
+    def _remembering(self, plain: Any) -> Any:
+        """An epoch begins: what the sampler gives is remembered from now on."""
+
+        @functools.wraps(plain)
+        def _reset(iterator: Any, *arguments: Any, **options: Any) -> None:
+            plain(iterator, *arguments, **options)
+            crew = vars(iterator).get(CREW)
+            if crew is not None and crew.base_seed is None:
+                if crew.run is not self:  # it may have begun epochs that nobody saw
+                    delattr(iterator, CREW)
+                    return
+                crew.epoch += 1
+                iterator._sampler_iter = crew.remembering(iterator._sampler_iter)
+
+        return _reset
+
+
+def _keeping_seed(plain: Any) -> Any:
+    """New workers in the place of others are seeded as those were."""
+
+    @functools.wraps(plain)
+    def __init__(iterator: Any, loader: Any) -> None:
+        plain(iterator, loader)
+        crew = vars(iterator).get(CREW)
+        if crew is not None and crew.base_seed is not None:
+            iterator._base_seed = crew.base_seed
+
+    return __init__
+
+
+def _noting_start(plain: Any) -> Any:
+    @functools.wraps(plain)
+    def __init__(iterator: Any, loader: Any) -> None:
+        plain(iterator, loader)
+        _tried(single.begun, iterator, loader)
+
+    return __init__
+
+
+def _noting_streams(plain: Any) -> Any:
+    """An iterator that cannot be made is asked for again, with the same streams."""
+
+    @functools.wraps(plain)
+    def __iter__(loader: Any) -> Any:
+        _this_thread.begun = _tried(_begin, loader)
+        return plain(loader)
+
+    return __iter__
+
+
+def _begin(loader: Any) -> Begun:
+    found = streams.streams(loader._index_sampler, loader.generator)
+    return Begun(weakref.ref(loader), found, streams.read(found))
+
+
+def _tried(step: Callable[..., Any], *arguments: Any) -> Any:
+    """Whatever goes wrong here, the DataLoader works as ever."""
+    try:
+        return step(*arguments)
+    except Exception:  # noqa: BLE001
+        _log.warning("A DataLoader is not watched.", exc_info=True)
+        return None
