@@ -231,6 +231,7 @@ class Answers:
                 shown = failure
                 shown.__traceback__ = frames.without_ours(shown.__traceback__)
             else:
+                error.__traceback__ = None  # its frames are alive, and go on
                 self._arm_callers(frame)
                 return True
         return False

@@ -17,7 +17,7 @@ pytest.importorskip("sklearn")
 pytestmark = pytest.mark.kernel
 
 SETUP = """\
-import hashlib, itertools, multiprocessing, os, random, signal, time
+import gc, hashlib, itertools, multiprocessing, os, random, signal, sys, time
 import numpy as np, torch
 from sklearn.datasets import load_digits
 from torch import nn
@@ -164,6 +164,7 @@ CASES = [
     Case("Lightning", LIGHTNING, body=FIT),
 ]
 NOBODY = """\
+gc.collect()
 deadline = time.monotonic() + 15
 while multiprocessing.active_children() and time.monotonic() < deadline:
     time.sleep(0.05)
@@ -247,7 +248,7 @@ def test_the_frames_are_the_users(notebook: Notebook) -> None:
     assert notebook.run("%fix").is_ok
     assert notebook.run("%resume --abandon").is_ok
     # IPython keeps the last traceback for %debug, and with it the loop.
-    notebook.run("import sys; sys.last_value = sys.last_traceback = None")
+    notebook.run("sys.last_value = sys.last_exc = sys.last_traceback = None")
     assert notebook.run(NOBODY, timeout=30).value == "[]"
 
 
