@@ -123,7 +123,7 @@ class Parked:
     def __init__(self, ip: InteractiveShell, held: Suspension) -> None:
         self._ip = ip
         self._error = held.error
-        # What an iterator holds goes on in these very frames: they must not live longer.
+        # What an iterator holds goes on in these frames: they must not live longer.
         is_left = held.iterator is None
         self._own = held.error.__traceback__ if is_left else None
         self._whole = through_live_frames(held)

@@ -252,6 +252,19 @@ def test_the_frames_are_the_users(notebook: Notebook) -> None:
     assert notebook.run(NOBODY, timeout=30).value == "[]"
 
 
+def test_a_killed_worker_does_not_take_the_kernel_along(notebook: Notebook) -> None:
+    """torch's signal handler is there once the main thread has had workers."""
+    for cell in (SETUP, KILLED, "first = next(iter(loader))", "deadly = True"):
+        done = notebook.run(cell, timeout=60)
+        assert done.is_ok, done.traceback
+    crashed = notebook.run("%%resilient\n" + BODY.replace("LOOP", "loader"), timeout=60)
+    assert crashed.error == "Suspended", crashed.traceback
+    assert notebook.run("deadly = False").is_ok
+    assert notebook.run("%resume", timeout=60).is_ok
+    assert notebook.run("len(seen)").value == "26"
+    assert notebook.run(NOBODY, timeout=30).value == "[]"
+
+
 def test_torch_that_is_imported_in_the_run_is_watched(kernel: Notebook) -> None:
     with Notebook() as fresh:
         assert fresh.run("%load_ext gpurescue", timeout=60).is_ok

@@ -221,7 +221,7 @@ def _generators(roots: Sequence[object]) -> list[Any]:
     found: list[Any] = []
     waiting, seen = list(roots), {id(root) for root in roots}
     for thing in waiting:  # grows on the way
-        if isinstance(thing, kinds):
+        if issubclass(type(thing), kinds):  # an instance check may run the user's code
             found.append(thing)
         elif len(waiting) < _MOST_NODES:
             parts = [part for part in _parts(thing) if id(part) not in seen]
@@ -238,18 +238,20 @@ def _global() -> set[int]:
 
 def _parts(thing: object) -> list[object]:
     """What an object is made of, as far as that may hold a generator."""
-    if isinstance(thing, FunctionType):
-        return _parts_of_function(thing)
-    if not gc.is_tracked(thing) or isinstance(thing, type | ModuleType):
+    kind = type(thing)  # nothing is asked of the object itself: it may be the user's
+    if kind is FunctionType:
+        return _parts_of_function(thing)  # type: ignore[arg-type]
+    if not gc.is_tracked(thing) or issubclass(kind, type | ModuleType):
         return []
-    if isinstance(thing, list | tuple | dict | set) and len(thing) > _MOST_ITEMS:
+    if kind in _CONTAINERS and len(thing) > _MOST_ITEMS:  # type: ignore[arg-type]
         return []
-    kind = type(thing)
     if kind.__module__.partition(".")[0] in _TABLES or kind.__name__ == "Tensor":
         return []
-    return [*_functions_of(kind), *gc.get_referents(thing)]
+    found = gc.get_referents(thing)
+    return [*_functions_of(kind), *found] if len(found) <= 2 * _MOST_ITEMS else []
 
 
+_CONTAINERS = {list, tuple, dict, set, frozenset}
 _TABLES = {"numpy", "pandas", "pyarrow"}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 import sys
 import threading
 import weakref
@@ -82,6 +83,7 @@ class _Watching:
 
     def __init__(self, hold: Hold) -> None:
         self.num_runs = 0
+        self.elsewhere: weakref.WeakSet[Any] = weakref.WeakSet()
         self.undo = ExitStack()
         self._hold = hold
         self.undo.callback(when_imported(MODULE, self.install))
@@ -104,9 +106,14 @@ class _Watching:
         self._replace(single_, "__init__", _noting_start)
         self._replace(multi, "__init__", self._hiring)
         self._replace(module.DataLoader, "__iter__", _noting_streams)
+        signals = module._utils.signal_handling
+        self._replace(signals, "_error_if_any_worker_fails", self._sparing)
 
     def _replace(
-        self, owner: type, name: str, make: Callable[[Any], FunctionType | None]
+        self,
+        owner: type | ModuleType,
+        name: str,
+        make: Callable[[Any], FunctionType | None],
     ) -> None:
         plain = vars(owner)[name]
         made = make(plain)
@@ -119,6 +126,8 @@ class _Watching:
 
         @functools.wraps(plain)
         def __init__(iterator: Any, loader: Any) -> None:
+            if threading.current_thread() is not threading.main_thread():
+                self.elsewhere.add(iterator)
             if CREW not in vars(iterator) and (crew := self._crew(loader)):
                 setattr(iterator, CREW, crew)
                 loader = crew.stand_in()
@@ -131,6 +140,31 @@ class _Watching:
         if loader._dataset_kind != kind.Map:
             return None
         return _tried(crews.hired, loader, self)
+
+    def _sparing(self, plain: Any) -> Any:
+        """The main thread is not told of workers that are none of its own.
+
+        torch asks in a signal handler, which runs there, and what it raises would end
+        the kernel's loop. The thread that waits for a worker finds out by itself.
+        """
+
+        @functools.wraps(plain)
+        def _error_if_any_worker_fails() -> None:
+            try:
+                plain()
+            except RuntimeError as error:
+                if not self._is_elsewhere(str(error)):
+                    raise
+
+        return _error_if_any_worker_fails
+
+    def _is_elsewhere(self, text: str) -> bool:
+        pids = {
+            str(worker.pid)
+            for iterator in list(self.elsewhere)
+            for worker in getattr(iterator, "_workers", ())
+        }
+        return bool(pids.intersection(re.findall(r"\d+", text)))
 
     def _remembering(self, plain: Any) -> Any:
         """An epoch begins: what the sampler gives is remembered from now on."""
