@@ -73,7 +73,7 @@ _this_thread = threading.local()
 
 
 def begun(loader: Any) -> Begun | None:
-    """The note of ``loader``, if it was the last in this thread to be asked."""
+    """The note of ``loader``, if it was the last in this thread that was asked."""
     found = getattr(_this_thread, "begun", None)
     return found if found is not None and found.loader() is loader else None
 
@@ -211,7 +211,9 @@ def _noting_streams(plain: Any) -> Any:
     @functools.wraps(plain)
     def __iter__(loader: Any) -> Any:
         _this_thread.begun = _tried(_begin, loader)
-        return plain(loader)
+        made = plain(loader)
+        _this_thread.begun = None
+        return made
 
     return __iter__
 
