@@ -14,6 +14,8 @@ from typing import Any
 from jupyter_client.manager import KernelManager
 
 ROOT = Path(__file__).parents[2]
+# Its file is the user's, and kernels side by side wait for each other's locks.
+_NO_HISTORY = "--HistoryManager.hist_file=:memory:"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -77,7 +79,9 @@ class Notebook:
         )
         self.manager = KernelManager(kernel_name="python3")
         env = {**os.environ, "PYTHONPATH": path}
-        self.manager.start_kernel(env=env, cwd=str(folder) if folder else None)
+        self.manager.start_kernel(
+            env=env, cwd=str(folder) if folder else None, extra_arguments=[_NO_HISTORY]
+        )
         self.client = self.manager.client()
         self.client.start_channels()
         self.client.wait_for_ready(timeout=60)

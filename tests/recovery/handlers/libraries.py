@@ -55,6 +55,7 @@ sys.path.insert(0, str(ROOT))
 import pytest  # noqa: E402
 
 from gpurescue.recovery import guards, loops  # noqa: E402
+from gpurescue.recovery.answers import Answers  # noqa: E402
 from gpurescue.recovery.engine import Body, Run  # noqa: E402
 from gpurescue.recovery.handlers import Fate, fate, walk  # noqa: E402
 from gpurescue.source import cells  # noqa: E402
@@ -159,11 +160,11 @@ class _Waiting:
     kept: tuple[BaseException, FrameType] | None
 
 
-class Judge(Run):
-    """A run that judges, and lets everything go on."""
+class Judge(Answers):
+    """The answers of a run that judges, and lets everything go on."""
 
-    def __init__(self, body: Body) -> None:
-        super().__init__(body)
+    def __init__(self, run: Run) -> None:
+        super().__init__(run.hooks, run.redefinitions, run.clock, None)
         self.tally = Tally()
         self._random = random.Random(0)
         self._latest = 0
@@ -177,9 +178,9 @@ class Judge(Run):
             self._leaves(frame, error)
         super().caught(frame, block, holder, error)
 
-    def _is_unhandled(self, error: Exception, frame: FrameType) -> bool:
+    def _is_mine(self, error: Exception, frame: FrameType) -> bool:
         start = time.perf_counter()
-        found = fate(error, frame, self._base)
+        found = fate(error, frame, self.base)
         self.tally.times.append(time.perf_counter() - start)
         self.tally.seen[found.value] += 1
         if found is Fate.UNHANDLED:
@@ -192,7 +193,7 @@ class Judge(Run):
 
     def _sample(self, error: Exception, frame: FrameType) -> None:
         """Ask whether ``error`` will leave some function in between."""
-        functions = [f for f in _callers(frame, self._base) if _is_guarded(f)][1:]
+        functions = [f for f in _callers(frame, self.base) if _is_guarded(f)][1:]
         if not functions:
             return
         chosen = self._random.choice(functions)
@@ -218,7 +219,7 @@ class Judge(Run):
     @contextmanager
     def window(self, base: FrameType, label: str) -> Iterator[None]:
         """What happens inside does so above ``base``."""
-        outer, self._base = self._base, base
+        outer, self.base = self.base, base
         kept, self._certain = self._certain, []
         final: BaseException | None = None
         try:
@@ -228,7 +229,7 @@ class Judge(Run):
             raise
         finally:
             self._settle(final, label)
-            self._base, self._certain = outer, kept
+            self.base, self._certain = outer, kept
 
     def _settle(self, final: BaseException | None, label: str) -> None:
         reached = _links(final, {})
@@ -354,19 +355,20 @@ def _options(file: str) -> list[str]:
     ]  # fmt: skip
 
 
-def judge(package: str, files: Sequence[str], seconds: float) -> Tally:
+def judged(package: str, files: Sequence[str], seconds: float) -> Tally:
     """Run a suite until the time is out."""
     sys.meta_path.insert(0, _Finder(package))
     setattr(builtins, LOOP, loops.loop_iterator)
     code = cells.compile_unit(ast.parse(_BODY), "<body>", guard_body=True)
     names: dict[str, Any] = {"files": files, "__name__": "__main__"}
-    run = Judge(Body(code=code, namespace=names))
-    _put_bases_below_test_methods(run)
+    run = Run(Body(code=code, namespace=names))
+    run._answers = judge = Judge(run)
+    _put_bases_below_test_methods(judge)
     plugins: list[_Bases] = []
 
     def begin() -> None:
         importlib.import_module(package)
-        plugins.append(_Bases(run, seconds))
+        plugins.append(_Bases(judge, seconds))
 
     def drive(file: str) -> None:
         if not plugins[0].is_over:
@@ -377,7 +379,7 @@ def judge(package: str, files: Sequence[str], seconds: float) -> Tally:
     run.wait()
     if run.error is not None:
         raise run.error
-    return run.tally
+    return judge.tally
 
 
 def plain(files: Sequence[str]) -> Tally:
@@ -434,7 +436,7 @@ def main() -> None:
     if given.into:
         walk.STRICT = guards.STRICT = True
         (name,), seconds = given.libraries, given.seconds
-        found = judge(name, given.files, seconds) if seconds else plain(given.files)
+        found = judged(name, given.files, seconds) if seconds else plain(given.files)
         result = {"row": found.row(name), **vars(found), "times": []}
         Path(given.into).write_text(json.dumps(result))
         sys.stdout.flush()
