@@ -134,14 +134,15 @@ class Files:
         """Carry what was saved: all of it, or nothing if some cannot be parsed."""
         ready = self._read()
         redefinitions = job.run.redefinitions
-        for loaded in self.modules:
-            edits.settle(loaded, redefinitions)
+        reloaded = [loaded for loaded in self.modules if loaded.replaced]
 
         def act() -> None:
+            for loaded in reloaded:
+                edits.settle(loaded, redefinitions)
             for outcome in self._put_in_force(ready, redefinitions):
                 _note(job, outcome)
 
-        if ready and not self._leave_to_thread(job, act):
+        if (ready or reloaded) and not self._leave_to_thread(job, act):
             act()
 
     def _leave_to_thread(self, job: Job, act: Callable[[], None]) -> bool:

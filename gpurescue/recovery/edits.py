@@ -21,6 +21,7 @@ from gpurescue.recovery.carrying import carried, defined
 from gpurescue.recovery.hotswap import Redefinitions, by_name, functions_in
 from gpurescue.source import align, cells, versions
 from gpurescue.source import changes as compared
+from gpurescue.source import tree as trees
 from gpurescue.source.changes import Change, Kind
 from gpurescue.source.modules import Compiled, Loaded, Modules, Stamp, stamp_of
 
@@ -184,7 +185,7 @@ def carry(
                 "Mend it and save it again."
             )
             raise PatchRejected(loaded.problem) from error
-    return carrier.outcome
+    return carrier.finish()
 
 
 def heal(loaded: Loaded) -> None:
@@ -234,6 +235,8 @@ class _Carrier:
         self.outcome = Outcome(label=edit.loaded.label)
         self._unit = edit.version.unit
         self._names = edit.loaded.names or {}
+        self._before = dict(self._names)
+        self._overruled: set[str] = set()
         self._redefinitions = redefinitions
         self._others = [names for names in others if names is not self._names]
 
@@ -250,17 +253,17 @@ class _Carrier:
             self.outcome.left.append(change.node)
         elif change.kind is Kind.ASSIGNS and not compared.is_lambda(change.node):
             self._assign(change, code)
-        elif change.kind is not Kind.BODIES or not self._is_in_force(change.node):
+        elif change.kind is not Kind.BODIES or not self._is_in_force(change):
             self._define(change, code)
 
     def _assign(self, change: Change, code: CodeType) -> None:
         """Give variables a value if they are new, or have the one that was written."""
-        names, before = self._names, self._meaning(change)
+        before = {name: self._before.get(name) for name in change.names}
         if change.before is not None and not _is_as_written(change, before):
             self.outcome.left.append(change.node)
             return
-        exec(code, names)
-        self.outcome.names += change.names
+        exec(code, self._names)
+        self._note_set(change)
         self.outcome.assigned.append(change)
         self.outcome.aliased += [
             name
@@ -268,29 +271,40 @@ class _Carrier:
             if old is not None and any(o.get(name) is old for o in self._others)
         ]
 
-    def _meaning(self, change: Change) -> Names:
-        return {name: self._names.get(name) for name in change.names}
-
     def _define(self, change: Change, code: CodeType) -> None:
         """Run a definition; what it makes takes the place of what was there."""
-        before = self._meaning(change)
         exec(code, self._names)
-        for name, old in before.items():
-            new = self._names.get(name)
+        for name in change.names:
+            old, new = self._before.get(name), self._names.get(name)
             if old is not None and new is not old:
                 _keep_unchanged(change, old, new)
-                self._names[name] = self._exchanged(change.node, name, old, new)
+                if name in change.last:
+                    made = self._exchanged(change, name, old, new)
+                    self._names[name] = made
+                elif name in change.wrapped:
+                    self._carried(name, old, new)
+        self._note_set(change)
+
+    def _note_set(self, change: Change) -> None:
+        self._overruled |= set(change.names)
+        self._overruled -= set(change.last)
         if not isinstance(change.node, ast.Import | ast.ImportFrom):
             self.outcome.names += change.names
 
-    def _exchanged(self, node: ast.stmt, name: str, old: Any, new: Any) -> Any:
+    def finish(self) -> Outcome:
+        """What a later statement sets that was not run again means what it did."""
+        for name in self._overruled & self._before.keys():
+            self._names[name] = self._before[name]
+        return self.outcome
+
+    def _exchanged(self, change: Change, name: str, old: Any, new: Any) -> Any:
         """What a name is to mean that was defined once more."""
-        is_bare = isinstance(node, _FUNCTION) and not node.decorator_list
-        if compared.is_lambda(node) and _are_lambdas(old, new):
+        if compared.is_lambda(change.node) and _are_lambdas(old, new):
             return self._redefinitions.redefined(old, new)
         made = self._carried(name, old, new)
+        is_bare = _is_bare(change.node) and _is_bare(change.before)
         if is_bare and type(old) is not FunctionType and defined(old, name):
-            return old  # the module has wrapped the function itself
+            return old  # somebody has wrapped the function itself
         if made is not old and getattr(old, "__module__", "") == new.__module__:
             for names in self._others:
                 for alias in [k for k, v in names.items() if v is old]:
@@ -308,16 +322,25 @@ class _Carrier:
             self.outcome.refused.append(text)
         return new
 
-    def _is_in_force(self, node: ast.stmt) -> bool:
+    def _is_in_force(self, change: Change) -> bool:
         """True if new code in the functions that there are is all that it takes."""
+        node = change.node
+        if not change.last:
+            return True
         if isinstance(node, ast.ClassDef):
             return self._is_class_in_force(self._names.get(node.name))
-        if not isinstance(node, _FUNCTION) or not node.decorator_list:
+        if not isinstance(node, _FUNCTION):
             return True
         value = self._names.get(node.name)
         function = defined(value, node.name)
+        if function is None:  # the module has given the name another meaning
+            return not node.decorator_list
+        code = function.__code__
+        is_new = versions.source_name(code) == self._unit.filename
+        is_this = is_new and code.co_firstlineno == trees.first_line(node)
         # Others than functions (caches, compiled code) keep more than the code.
-        return type(value) is FunctionType and function is not None
+        is_kept = type(value) is FunctionType or not node.decorator_list
+        return is_this and is_kept
 
     def _is_class_in_force(self, value: Any) -> bool:
         if not isinstance(value, type):
@@ -368,6 +391,10 @@ def _is_as_written(change: Change, values: Names) -> bool:
     if old is None or compared.literal(change.node) is None:
         return False
     return all(type(v) is type(old[0]) and v == old[0] for v in values.values())
+
+
+def _is_bare(node: ast.stmt | None) -> bool:
+    return isinstance(node, _FUNCTION) and not node.decorator_list
 
 
 def _are_lambdas(*values: Any) -> bool:

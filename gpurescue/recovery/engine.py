@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from types import CellType, CodeType
 from typing import Any
 
-from gpurescue.errors import RecoveryError, UsageError
+from gpurescue.errors import PatchRejected, RecoveryError, UsageError
 from gpurescue.events import Bus, Event, JobEnded, JobResumed, JobSuspended
 from gpurescue.recovery import (
     batches,
@@ -230,9 +230,20 @@ class Run:
 
     def _planned(self, held: Suspension, restart: Restart) -> Plan:
         latest = self.redefinitions.latest
+        self._check_there(held, restart)
         if restart.action in {Action.ITERATION, Action.SKIP_BATCH}:
             return batches.make(held, restart, latest, self.body.namespace)
         return plan.make(held, restart, latest)
+
+    def _check_there(self, held: Suspension, restart: Restart) -> None:
+        """Refuse to go on in a function that an edit has taken out."""
+        if restart.action in {Action.RETRY, Action.SKIP}:
+            frame = plan.frame_at(held, restart.frame)
+            if self.redefinitions.is_gone(frame.definition):
+                raise PatchRejected(
+                    f"{frame.name} is gone from what was saved or run last; put it "
+                    f"back, or go on further out: %resume --frame {frame.index + 1}."
+                )
 
     def _check_outer(self, made: Plan) -> None:
         """Try the source of an outer frame now: later is too late to refuse."""

@@ -13,6 +13,7 @@ import enum
 import functools
 import gc
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from types import CellType, CodeType, FunctionType, MemberDescriptorType
 from typing import Any
@@ -30,6 +31,7 @@ class Redefinitions:
 
     def __init__(self) -> None:
         self._newer: dict[tuple[str, int], tuple[str, int]] = {}
+        self._gone: dict[tuple[str, str], CodeType] = {}
         self.log: list[tuple[str, int]] = []
         self._subscribers: list[Callable[[Definition, Definition], None]] = []
 
@@ -46,6 +48,11 @@ class Redefinitions:
         unit = cells.unit(key[0])
         found = unit.definitions.get(key[1]) if unit is not None else None
         return found or definition
+
+    def is_gone(self, definition: Definition) -> bool:
+        """True if the newest version of what holds a function has it no more."""
+        code = self._gone.get(_place(definition))
+        return code is not None and cells.definition(code) is definition
 
     def redefined(self, old: Any, new: Any) -> Any:
         """Carry ``new`` into ``old``; the result is what the name should mean.
@@ -69,9 +76,27 @@ class Redefinitions:
         if old is new or _identity(old) == _identity(new):
             return
         pairs = _partners(old, new)
+        self._note_gone(old, {id(before) for before, _ in pairs})
+        pairs += self._found_again(new)
         running = _running([before for before, _ in pairs])
         for (before, after), functions in zip(pairs, running, strict=True):
             self._supersede_one(before, after, functions)
+
+    def _note_gone(self, old: CodeType, paired: set[int]) -> None:
+        for code in (code for codes in by_name(old).values() for code in codes):
+            definition = None if id(code) in paired else cells.definition(code)
+            if definition is not None and definition.line:
+                self._gone[_place(definition)] = code
+
+    def _found_again(self, new: CodeType) -> list[tuple[CodeType, CodeType]]:
+        """What an edit has taken out, and this one has put back."""
+        found: list[tuple[CodeType, CodeType]] = []
+        for codes in by_name(new).values() if self._gone else ():
+            definition = cells.definition(codes[0]) if len(codes) == 1 else None
+            if definition is not None:
+                before = self._gone.pop(_place(definition), None)
+                found += [(before, codes[0])] if before is not None else []
+        return found
 
     def replace(self, before: Definition, after: Definition) -> None:
         """Note that ``after`` is the newer version of ``before``."""
@@ -97,7 +122,7 @@ class Redefinitions:
         for function in functions:
             if function.__code__.co_freevars != new.co_freevars:
                 continue  # its cells are of other variables
-            function.__code__ = new
+            _set_code(function, new)
             if function.__doc__ == documented[0]:
                 function.__doc__ = documented[1]
 
@@ -113,6 +138,8 @@ class Redefinitions:
                 self._redefine_attribute(old, new, name, value)
         for name in gone:  # last: nothing that is there may need it any more
             if not isinstance(vars(old)[name], type):
+                for function in functions_in(vars(old)[name]):
+                    self._note_gone(function.__code__, set())
                 delattr(old, name)
         old.__doc__ = new.__doc__
         return old
@@ -131,6 +158,8 @@ class Redefinitions:
             return
         for function in functions_in(value):
             _point_class_cell(function, old, new)
+            for before, after in self._found_again(function.__code__):
+                self.supersede(before, after)
         if self._update_all(current, value) and isinstance(value, _PLAIN):
             return
         setattr(old, name, value)
@@ -184,12 +213,23 @@ def _update_function(old: FunctionType, new: FunctionType) -> bool:
     """Make ``old`` behave as ``new``; False if their closures do not fit."""
     if old.__code__.co_freevars != new.__code__.co_freevars:
         return False
-    old.__code__ = new.__code__
+    _set_code(old, new.__code__)
     old.__defaults__ = new.__defaults__
     old.__kwdefaults__ = new.__kwdefaults__
     old.__annotations__ = new.__annotations__
     old.__doc__ = new.__doc__
     return True
+
+
+def _set_code(function: FunctionType, code: CodeType) -> None:
+    if function.__code__.co_flags == code.co_flags:
+        function.__code__ = code
+        return
+    with warnings.catch_warnings():
+        # A generator that becomes a plain function: deprecated since CPython 3.13,
+        # as who looked at its kind before is not told. Here the user has edited it.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        function.__code__ = code
 
 
 def _point_class_cell(function: FunctionType, old: type, new: type) -> None:
@@ -248,18 +288,60 @@ def _refers_to(value: type, target: type) -> bool:
 
 
 def _partners(old: CodeType, new: CodeType) -> list[tuple[CodeType, CodeType]]:
-    """``old`` and all code in it, each with what has its name in ``new``.
-
-    Where several have the same name (a property's parts, lambdas) and there are as
-    many of them as before, their order tells.
-    """
-    found, partners = by_name(old), by_name(new)
+    """``old`` and all code in it, each with what has its name in ``new``."""
+    before, after = by_name(old), by_name(new)
     return [
         pair
-        for name, codes in found.items()
-        if len(codes) == len(partners.get(name, ()))
-        for pair in zip(codes, partners[name], strict=True)
+        for name in before.keys() & after.keys()
+        for pair in _namesakes(before[name], after[name])
     ]
+
+
+def _namesakes(
+    old: list[CodeType], new: list[CodeType]
+) -> list[tuple[CodeType, CodeType]]:
+    """Which is which, where several have one name: a property's parts, lambdas.
+
+    One that says what one other says is the same; of the rest their order tells if
+    there are as many as before, or else their arguments.
+    """
+    found: list[tuple[CodeType, CodeType]] = []
+    rest_old, rest_new = list(old), list(new)
+    if len(old) > 1 or len(new) > 1:
+        for code in old:
+            alike = [c for c in old if _content(c) == _content(code)]
+            same = [c for c in new if _content(c) == _content(code)]
+            if len(alike) == len(same) == 1:
+                rest_old.remove(code)
+                rest_new.remove(same[0])
+                found.append((code, same[0]))
+    if len(rest_old) == len(rest_new):
+        return [*found, *zip(rest_old, rest_new, strict=True)]
+    for code in rest_old:
+        own = [c for c in rest_old if _arguments(c) == _arguments(code)]
+        alike = [c for c in rest_new if _arguments(c) == _arguments(code)]
+        if len(own) == len(alike) == 1:
+            found.append((code, alike[0]))
+    return found
+
+
+def _content(code: CodeType) -> tuple[object, ...]:
+    """What code says, wherever it stands."""
+    constants = [
+        _content(constant) if isinstance(constant, CodeType) else repr(constant)
+        for constant in versions.unmarked(code).co_consts
+    ]
+    return code.co_code, code.co_names, code.co_varnames, *constants
+
+
+def _arguments(code: CodeType) -> tuple[str, ...]:
+    return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+
+
+def _place(definition: Definition) -> tuple[str, str]:
+    """What stays the same over all versions: cells share their names."""
+    unit = definition.unit
+    return unit.path if unit.is_file else "", definition.qualname
 
 
 def by_name(code: CodeType) -> dict[str, list[CodeType]]:

@@ -40,6 +40,8 @@ class Change:
         index: Which statement of the module it is.
         node: The statement.
         names: The variables of the module that it sets.
+        last: Those of them that no later statement sets.
+        wrapped: Those that only this statement defines, and a later one wraps.
         before: The statement that set them before, if there is one.
     """
 
@@ -47,6 +49,8 @@ class Change:
     index: int
     node: ast.stmt
     names: tuple[str, ...] = ()
+    last: tuple[str, ...] = ()
+    wrapped: tuple[str, ...] = ()
     before: ast.stmt | None = None
 
 
@@ -58,11 +62,11 @@ def changes(old: Sequence[ast.stmt], new: Sequence[ast.stmt]) -> list[Change]:
         new: Statements as edited.
     """
     unchanged = Counter(map(ast.dump, old))
-    known = _Known(old)
+    known = _Known(old, new)
     found: list[Change] = []
     for index, node in enumerate(new):
         text = ast.dump(node)
-        if unchanged[text]:
+        if unchanged[text] and known.has_same_role(node):
             unchanged[text] -= 1
         elif not _says_nothing(node):
             found.append(known.change(index, node))
@@ -70,24 +74,51 @@ def changes(old: Sequence[ast.stmt], new: Sequence[ast.stmt]) -> list[Change]:
 
 
 class _Known:
-    """The statements in force, by what they set."""
+    """The statements of both versions, by what they set: the last one counts."""
 
-    def __init__(self, body: Sequence[ast.stmt]) -> None:
-        self._outlines = Counter(map(outline, body))
-        self._by_name = {name: node for node in body for name in names_set(node)}
+    def __init__(self, old: Sequence[ast.stmt], new: Sequence[ast.stmt]) -> None:
+        self._outlines = Counter(map(outline, old))
+        self._old = {name: node for node in old for name in names_set(node)}
+        self._new = {name: node for node in new for name in names_set(node)}
+        self._defined = Counter(n.name for n in new if isinstance(n, _Definition))
+
+    def has_same_role(self, node: ast.stmt) -> bool:
+        """Tell whether an unchanged statement gives the same names their meaning."""
+        text = ast.dump(node)
+        known = [self._old.get(name) for name in self._last(node)]
+        return all(n is not None and ast.dump(n) == text for n in known)
+
+    def _last(self, node: ast.stmt) -> tuple[str, ...]:
+        names = dict.fromkeys(names_set(node))
+        return tuple(name for name in names if self._new[name] is node)
 
     def change(self, index: int, node: ast.stmt) -> Change:
-        names = tuple(names_set(node))
-        before = next((self._by_name[n] for n in names if n in self._by_name), None)
-        kind = self._kind(node)
-        return Change(kind=kind, index=index, node=node, names=names, before=before)
+        """What is to be done about a statement."""
+        names, last = tuple(dict.fromkeys(names_set(node))), self._last(node)
+        wrapped = tuple(n for n in names if n not in last and self._defined[n] == 1)
+        return Change(
+            kind=self._kind(node),
+            index=index,
+            node=node,
+            names=names,
+            last=last,
+            wrapped=wrapped if isinstance(node, _Definition) else (),
+            before=next((self._old[n] for n in names if n in self._old), None),
+        )
 
     def _kind(self, node: ast.stmt) -> Kind:
-        if self._outlines[outline(node)]:
+        if self._has_same_outline(node):
             return Kind.BODIES
         if isinstance(node, _ASSIGNMENTS) and _sets_names(node):
             return Kind.ASSIGNS
         return Kind.DEFINES if _only_defines(node) else Kind.OTHER
+
+    def _has_same_outline(self, node: ast.stmt) -> bool:
+        text = outline(node)
+        if isinstance(node, _ASSIGNMENTS) or not self._outlines[text]:
+            return False
+        known = [self._old.get(name) for name in self._last(node)]
+        return all(n is not None and outline(n) == text for n in known)
 
 
 class _Outline(ast.NodeTransformer):

@@ -193,6 +193,58 @@ def test_an_edit_that_is_taken_back_is_in_force_too(folder):
     assert f.__code__.co_firstlineno == 1
 
 
+METHODS = """\
+class Net:
+    def forward(self, x):
+        return self.inner(x)
+    def inner(self, x):
+        return x / 0
+def outer(x):
+    def nested():
+        return Net().forward(x)
+    return nested()
+"""
+
+
+@pytest.mark.parametrize("name", ["inner", "nested"])
+def test_a_function_that_was_taken_out_for_a_moment(folder, book, name):
+    folder.write("user_methods.py", METHODS)
+    run = crash(book, "import user_methods\nout = user_methods.outer(4)\n")
+    folder.edit("user_methods.py", (f"{name}(", f"{name}_2("))
+    folder.carry(run.redefinitions)
+    frame = {"inner": 0, "nested": 2}[name]
+    for restart in (Restart(frame=frame), Restart(frame=frame, line=5)):
+        with pytest.raises(PatchRejected, match=f"{name} is gone from what was saved"):
+            run.plan(restart)
+    folder.edit("user_methods.py", (f"{name}_2(", f"{name}("), ("x / 0", "x / 2"))
+    folder.carry(run.redefinitions)
+    made = str(run.plan(Restart(frame=frame)))
+    assert "return x / 2" in made or "return Net().forward(x)" in made
+    go_on(run)
+    assert book.names["out"] == 2
+
+
+def test_a_renamed_function_is_used_from_the_frame_around_it(folder, book):
+    folder.write("user_methods.py", METHODS)
+    run = crash(book, "import user_methods\nout = user_methods.outer(4)\n")
+    folder.edit("user_methods.py", ("inner(", "other("), ("x / 0", "x / 2"))
+    folder.carry(run.redefinitions)
+    with pytest.raises(PatchRejected, match=r"Net.inner is gone .* --frame 1"):
+        run.resume(Restart())
+    go_on(run, Restart(frame=1))
+    assert book.names["out"] == 2
+
+
+def test_one_part_of_a_property_is_taken_out(folder):
+    folder.write("user_members.py", MEMBERS)
+    m = folder.load("user_members")
+    part = m.Base.part.fget
+    text = "    @part.setter\n    def part(self, value):\n        self._part = value\n"
+    folder.edit("user_members.py", (text, ""), ("return self._part", "return 1"))
+    folder.carry()
+    assert (m.Base().part, part(None)) == (1, 1)
+
+
 MEMBERS = """\
 import functools
 from dataclasses import dataclass

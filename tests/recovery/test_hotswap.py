@@ -14,6 +14,7 @@ from gpurescue.errors import PatchRejected
 from gpurescue.recovery.engine import State
 from gpurescue.recovery.hotswap import Redefinitions
 from gpurescue.recovery.plan import Restart
+from gpurescue.source import cells
 
 BASE = """
 class Base:
@@ -133,6 +134,21 @@ def test_a_closure_keeps_its_cells_when_others_are_wanted(
     inner = book.names["make"](1, 2)
     redefine(book, source.replace("return a", "return b"))
     assert (inner(), book.names["make"](1, 2)()) == (1, 2)
+
+
+def test_a_method_that_was_taken_out_for_a_moment(book: harness.Notebook) -> None:
+    source = "class Net:\n    def f(self):\n        return 1\n    size = 1\n"
+    book.cell(source)
+    f = book.names["Net"].f
+    definition = cells.definition(f.__code__)
+    assert definition is not None
+    redefinitions = redefine(book, source.replace("def f", "def g"))
+    assert redefinitions.is_gone(definition)
+    run = types.SimpleNamespace(redefinitions=redefinitions)
+    book.redefine(run, source.replace("return 1", "return 2"))  # type: ignore[arg-type]
+    assert not redefinitions.is_gone(definition)
+    assert "return 2" in redefinitions.latest(definition).source
+    assert f(None) == 2
 
 
 def test_lambdas_are_not_mixed_up(book: harness.Notebook) -> None:

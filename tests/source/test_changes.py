@@ -77,6 +77,40 @@ def test_change_of(name):
     assert new[change.index] is change.node
 
 
+OVERLOADED = """\
+@overload
+def f(x: int): ...
+@overload
+def f(x: str): ...
+def f(x):
+    return x
+@g.register
+def _(x: int):
+    return 1
+@g.register
+def _(x: str):
+    return 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("    return x", "    return -x", [(Kind.BODIES, ("f",))]),
+        ("def f(x):", "f = 1\ndef f(x):", [(Kind.ASSIGNS, ())]),
+        ("return 1", "return 3", [(Kind.BODIES, ())]),
+        ("return 2", "return 4", [(Kind.BODIES, ("_",))]),
+        ("_(x: int)", "_(x: float)", [(Kind.DEFINES, ())]),
+        ("def f(x):", "def f(x=1):", [(Kind.DEFINES, ("f",))]),
+        ("def f(x):\n    return x\n", "", [(Kind.DEFINES, ("f",))]),
+    ],
+)
+def test_the_last_of_several_definitions_counts(before, after, expected):
+    old, new = OVERLOADED, OVERLOADED.replace(before, after)
+    found = changes(ast.parse(old).body, ast.parse(new).body)
+    assert [(change.kind, change.last) for change in found] == expected
+
+
 def test_what_stood_there_before_is_known():
     old = ast.parse("RATE = 0.1\nx = y = 2").body
     new = ast.parse("RATE = make()\ny = 3\nz = 4").body
