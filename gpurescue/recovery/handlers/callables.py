@@ -166,8 +166,11 @@ def _function(crossing: Crossing, function: Any) -> list[Value]:
 
 
 def _known_or_not(crossing: Crossing, name: str, module: str) -> list[Value]:
-    if module in PLAIN_MODULES and not _may_probe(crossing, name):
-        return _plain(crossing, name)
+    if module in PLAIN_MODULES:
+        if not _may_probe(crossing, name, module):
+            return _plain(crossing, name)
+        if not crossing.is_hook:
+            raise Undecided("an operand's C code probes another operand")
     if module.partition(".")[0] in _SWALLOWING_MODULES:
         raise Undecided("a callback whose exceptions are dropped")
     if crossing.is_getter or crossing.is_kind(StopIteration):
@@ -177,13 +180,13 @@ def _known_or_not(crossing: Crossing, name: str, module: str) -> list[Value]:
     return crossing.passes()
 
 
-def _may_probe(crossing: Crossing, name: str) -> bool:
+def _may_probe(crossing: Crossing, name: str, module: str) -> bool:
     """Whether an argument's own C code may be what called a special method.
 
     ``operator.eq(array, x)`` has numpy look for ``x.__getitem__``; and pickling gets
     to whatever can be reached.
     """
-    if not crossing.is_hook:
+    if not crossing.is_hook and module != "_operator":  # those take no callback
         return False
     if name in _GOES_DEEP:
         return True
