@@ -133,11 +133,16 @@ class showing_line_of:
             _set_line(self._frame, 0)
 
 
+_LINE = object.__basicsize__ + 3 * ctypes.sizeof(ctypes.c_void_p)
+# The whole address space as an array: indexing one is faster than from_address().
+_space = 2**47 if ctypes.sizeof(ctypes.c_void_p) == 8 else 2**30
+_integers = (ctypes.c_int * (_space // 4)).from_address(0)
+
+
 def _set_line(frame: FrameType, line: int) -> None:
     # ``f_lineno`` of CPython 3.11 to 3.13: behind f_back, f_frame and f_trace. The
     # interpreter works the line out where it is 0.
-    offset = object.__basicsize__ + 3 * ctypes.sizeof(ctypes.c_void_p)
-    ctypes.c_int.from_address(id(frame) + offset).value = line
+    _integers[id(frame) + _LINE >> 2] = line
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType, FunctionType
 from typing import Any, Protocol
 
-from gpurescue.recovery import frames, own
+from gpurescue.recovery import frames, handlers, own
 from gpurescue.recovery.continuation import Continuation, HandBack, Leave
 from gpurescue.recovery.switch import Switch
 from gpurescue.source.remainder import BOX
@@ -63,6 +63,7 @@ def enter(run: Catcher) -> None:
 def leave() -> None:
     """End what ``enter`` began."""
     _runs.pop(threading.get_ident(), None)
+    handlers.forget()
 
 
 def _run() -> Catcher | None:
@@ -103,7 +104,9 @@ def _caught(
     run: Catcher, frame: FrameType, block: int, holder: FunctionType | None
 ) -> Continuation | None:
     error = sys.exception()
-    if error is None or _recurs(frame) or _is_importing(frame):
+    if error is None or handlers.is_on_course(error, frame):
+        return None
+    if _recurs(frame) or _is_importing(frame):
         return None
     with frames.showing_line_of(error, frame):
         return run.caught(frame, block, holder, error)
@@ -115,6 +118,10 @@ def _caught_last(
     error = sys.exception()
     if error is None or _recurs(frame) or _is_importing(frame):
         frames.show_line_of(error, frame)
+        return None
+    if handlers.is_on_course(error, frame):
+        frames.show_line_of(error, frame)
+        _hand_back(frame)
         return None
     with frames.showing_line_of(error, frame) as shown:
         found = _safely(run.caught, frame, block, holder, error)

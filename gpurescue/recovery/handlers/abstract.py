@@ -128,6 +128,18 @@ class Slot(Value):
         return f"<slot {self.index}>"
 
 
+class Local(Value):
+    """Local variable ``index`` of the live frame, read when it is needed."""
+
+    __slots__ = ("index",)
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def __repr__(self) -> str:
+        return f"<local {self.index}>"
+
+
 class Previous(Value):
     """What PUSH_EXC_INFO saves: the exception that was being handled before."""
 

@@ -27,7 +27,7 @@ Rule = Callable[[Crossing], list[Value]]
 _GENERATOR: Final = 0x20
 _COROUTINE: Final = 0x80
 _ASYNC_GENERATOR: Final = 0x200
-_GENERATORS: Final = _GENERATOR | _COROUTINE | _ASYNC_GENERATOR
+GENERATORS: Final = _GENERATOR | _COROUTINE | _ASYNC_GENERATOR
 
 _RULES: dict[int, Rule] = {}
 
@@ -47,7 +47,7 @@ def cross(outer: FrameType, inner: FrameType, thrown: Value) -> list[Value]:
 
     An empty list: somebody in between swallows it. Several: any of them may arrive.
     """
-    if inner.f_code.co_flags & _GENERATORS:
+    if inner.f_code.co_flags & GENERATORS:
         thrown = _out_of_generator(inner.f_code.co_flags, thrown)
     if values.available() and not values.called_from_c(inner):
         return [thrown]
@@ -90,7 +90,7 @@ def _odd_call(crossing: Crossing) -> list[Value] | None:
         return crossing.passes()  # a signal handler or trace function gets the frame
     if any(_is_dead_reference(value) for value in first) or _is_gc_callback(first):
         return []
-    if crossing.inner.f_code.co_flags & _GENERATORS and _is_closing(crossing.thrown):
+    if crossing.inner.f_code.co_flags & GENERATORS and _is_closing(crossing.thrown):
         raise Undecided("a generator may be finalised")
     return None
 

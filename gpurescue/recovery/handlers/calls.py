@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import (
     BuiltinFunctionType,
-    CodeType,
     FunctionType,
     MethodDescriptorType,
     MethodType,
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gpurescue.recovery.handlers import known
 from gpurescue.recovery.handlers.abstract import (
+    NONE,
     UNKNOWN,
     Bound,
     Known,
@@ -22,15 +22,18 @@ from gpurescue.recovery.handlers.abstract import (
     Super,
     Value,
 )
+from gpurescue.recovery.handlers.memory import code_read, text_read
 from gpurescue.recovery.handlers.objects import (
+    SCALARS,
     class_of,
     is_any,
     is_class,
     is_exception,
+    is_exception_class,
 )
 from gpurescue.recovery.handlers.paths import Outcome, Path, Undecided
-from gpurescue.recovery.handlers.shapes import GUARDS
-from gpurescue.recovery.handlers.tables import OP
+from gpurescue.recovery.handlers.shapes import may_return
+from gpurescue.recovery.handlers.tables import listing
 
 if TYPE_CHECKING:
     from gpurescue.recovery.handlers.execute import Run
@@ -38,38 +41,70 @@ if TYPE_CHECKING:
 _GENERATORS: Final = 0x20 | 0x200  # CO_GENERATOR, CO_ASYNC_GENERATOR
 _VARARGS: Final = 0x04
 _VARKEYWORDS: Final = 0x08
-_RETURNS: Final = [
-    bytes([OP[name]]) for name in ("RETURN_VALUE", "RETURN_CONST") if name in OP
-]
 OPAQUE: Final = [Outcome(None, UNKNOWN, dirty=True)]
+_REPORTING: Final = ("logging", "traceback")  # given an exception, they return
+# What may have a known result; any other callable is opaque.
+_KINDS: Final = (FunctionType, BuiltinFunctionType, MethodDescriptorType, type)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
-    """One call: the values of ``keywords`` stand at the end of ``arguments``."""
+    """One call: the values of ``keywords`` stand at the end of ``arguments``.
+
+    ``matters``: what comes next is a test of the result, or the raising of it.
+    """
 
     callee: Value
     arguments: list[Value]
     keywords: tuple[str, ...] = ()
-    discarded: bool = False
+    matters: bool = True
 
 
 def perform(run: Run, path: Path, request: Request) -> list[Outcome]:
-    """Every way a call may end; an unknown one returns something unknown."""
+    """Every way a call may end; an unknown one returns something unknown.
+
+    The arguments are read only where they count: what is read is compared the next
+    time (``memory``).
+    """
     request = _unbound(request)
     if not isinstance(request.callee, Known):
         return OPAQUE
     function = request.callee.value
-    if function is super:
-        return [Outcome(None, _super(run, path, request.arguments))]
     if id(function) in known.ENDING:
         return [Outcome(Made(SystemExit))]
+    if is_exception_class(function) and not known.looks_at_arguments(function):
+        return [Outcome(None, known.new_exception(function, request.arguments))]
+    if id(function) in known.BLIND:
+        return [Outcome(None, NONE)]
+    if not is_any(type(function), _KINDS) and function is not super:
+        return OPAQUE
+    request.arguments[:] = [run.resolve(value) for value in request.arguments]
     if type(function) is FunctionType and id(function) not in known.PURE:
+        run.note_read(code_read(function))
         return _follow(run, path, function, request)
+    return _known(run, path, function, request)
+
+
+def _known(run: Run, path: Path, function: Any, request: Request) -> list[Outcome]:
+    """A call of which the result may be known."""
+    if function is str and request.arguments == [run.thrown]:
+        run.note_read(text_read(run.thrown))
+    elif function is not isinstance and not _is_fixed(request.arguments):
+        run.reads = None
+    if function is super:
+        return [Outcome(None, _super(run, path, request.arguments))]
     if request.keywords:
         return OPAQUE
     result = known.result(path, function, request.arguments)
     return OPAQUE if result is None else [Outcome(None, result)]
+
+
+def _is_fixed(arguments: list[Value]) -> bool:
+    """Whether equal arguments are all that the result can depend on."""
+    return bool(arguments) and all(
+        isinstance(value, Known) and is_any(type(value.value), SCALARS)
+        for value in arguments
+    )
 
 
 def _unbound(request: Request) -> Request:
@@ -80,9 +115,7 @@ def _unbound(request: Request) -> Request:
     if not isinstance(callee, Bound):
         return request
     arguments = [callee.owner, *request.arguments]
-    return Request(
-        Known(callee.function), arguments, request.keywords, request.discarded
-    )
+    return Request(Known(callee.function), arguments, request.keywords, request.matters)
 
 
 # --- functions in Python ---
@@ -115,13 +148,17 @@ def _follow(
     """Execute a Python function, if what it does can matter.
 
     It does when it is given an exception, when its result is looked at, or when it
-    may have no way to return.
+    has no way to return.
     """
-    is_given = any(is_exception(value) for value in request.arguments)
+    is_given = function.__module__ not in _REPORTING and any(
+        is_exception(value) for value in request.arguments
+    )
     code = function.__code__
-    matters = is_given or not request.discarded or may_only_raise(code)
-    if not matters or code.co_flags & _GENERATORS:
+    if code.co_flags & _GENERATORS:
         return OPAQUE
+    if not (is_given or request.matters) and may_return(listing(code)):
+        return OPAQUE
+    run.reads = None
     try:
         if _is_exit(function, request):
             leave = Bound(function, request.arguments[0])
@@ -144,15 +181,6 @@ def _is_exit(function: FunctionType, request: Request) -> bool:
         and not request.keywords
         and is_exception(request.arguments[2])
     )
-
-
-def may_only_raise(code: CodeType) -> bool:
-    """Whether a function may have no way to return.
-
-    Either there is no return in it, or only those that its guards put there.
-    """
-    opcodes = code.co_code[::2]
-    return GUARDS in code.co_consts or not any(op in opcodes for op in _RETURNS)
 
 
 def bind(

@@ -8,12 +8,16 @@ the called function can be followed itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import CodeType, FrameType, FunctionType
+import weakref
+from types import FrameType, FunctionType, ModuleType
+from typing import Any
 
-from gpurescue.recovery.handlers import managers
-from gpurescue.recovery.handlers.abstract import UNKNOWN, Slot, Value
+from gpurescue.recovery.handlers import managers, memory
+from gpurescue.recovery.handlers.abstract import UNKNOWN, Known, Local, Slot, Value
+from gpurescue.recovery.handlers.memory import LASTING, Question, Read
+from gpurescue.recovery.handlers.objects import class_of
 from gpurescue.recovery.handlers.paths import (
+    NO_CONTINUATION,
     Effects,
     FrameScope,
     FunctionScope,
@@ -23,33 +27,31 @@ from gpurescue.recovery.handlers.paths import (
     Undecided,
     live_stack,
 )
-from gpurescue.recovery.handlers.shapes import Landing, landing
+from gpurescue.recovery.handlers.shapes import landing
 from gpurescue.recovery.handlers.steps import STEPS
-from gpurescue.recovery.handlers.tables import Instruction
+from gpurescue.recovery.handlers.tables import Instruction, listing
 
-_DECISION_STEPS = 4000
+_DECISION_STEPS = 2000
 _CALL_STEPS = 600
 _CALL_DEPTH = 3
 _MOST_OUTCOMES = 16
+_TRIES = 3
 
 
-Transparent = Callable[[CodeType, int], bool]
+class _TooLong(Undecided):
+    """A handler needs more steps than a decision may take."""
 
 
 class Machine:
-    """Executes frames and functions; one per decision, with one budget."""
+    """Executes frames and functions; one per decision, with one budget.
 
-    def __init__(self, transparent: Transparent) -> None:
-        self.transparent = transparent
+    ``entered``: the handlers of the live frame that were entered last.
+    """
+
+    def __init__(self) -> None:
         self.steps_left = _DECISION_STEPS
         self.depth = 0
-
-    def landing(self, scope: Scope, offset: int) -> Landing:
-        """Where an exception raised at ``offset`` lands in the code of ``scope``."""
-        found = landing(scope.listing, offset)
-        while found.entry and self.transparent(scope.code, found.entry.target):
-            found = landing(scope.listing, found.entry.target)
-        return found
+        self.entered: tuple[int, ...] = ()
 
     def throw(
         self, frame: FrameType, offset: int, thrown: Value, before: Effects
@@ -58,17 +60,37 @@ class Machine:
 
         ``before``: what the code that ran on the way here may have changed.
         """
-        scope = FrameScope(frame)
-        found = self.landing(scope, offset)
+        code = listing(frame.f_code)
+        found = landing(code, offset)
         if found.entry is None:
+            self.entered = ()
             dirty = before.dirty or found.effects
             return [Outcome(thrown, UNKNOWN, dirty, before.stored or found.stores)]
-        run = Run(self, scope, found.entry.target)
+        question = Question(offset, id(class_of(thrown)), before.dirty, before.stored)
+        answer = memory.recall(code, question, frame, thrown)
+        if answer is not None:
+            self.entered = answer.entered
+            return answer.outcomes_for(thrown)
+        if code.tries.get(found.entry.target, 0) >= _TRIES:
+            raise _TooLong("the handler was too long before")
+        run = Run(self, FrameScope(frame), found.entry.target, thrown)
         path = Path(offset, live_stack(found.entry.depth))
         path.dirty = before.dirty or before.stored
         path.stored = before.stored
         run.throw(path, thrown, offset)
-        return run.outcomes_of(path)
+        given = self.steps_left
+        try:
+            outcomes = run.outcomes_of(path)
+        except _TooLong:
+            if given > _DECISION_STEPS // 2:  # else others have used most of it
+                tries = code.tries.get(found.entry.target, 0)
+                code.tries[found.entry.target] = tries + 1
+            raise
+        self.entered = tuple(run.entered)
+        answer = memory.answered(run.reads, outcomes, thrown, self.entered)
+        if answer is not None:
+            memory.keep(code, question, answer)
+        return outcomes
 
     def leave(self, leave: Value, thrown: Value, before: Effects) -> list[Outcome]:
         """Every result of an ``__exit__``."""
@@ -110,15 +132,28 @@ class Run:
         scope: Where the code finds its names.
         handler: Offset of the handler that a live frame enters first. Such a run
             ends as soon as the exception is handled and forgotten. None for a call.
+        thrown: The exception that the handler gets.
+
+    Attributes:
+        reads: What it has looked at, if all of that can be compared the next time.
     """
 
-    def __init__(self, machine: Machine, scope: Scope, handler: int | None) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        scope: Scope,
+        handler: int | None,
+        thrown: Value = UNKNOWN,
+    ) -> None:
         self.machine = machine
         self.scope = scope
         self.handler = handler
+        self.thrown = thrown
         self.waiting: list[Path] = []
         self.outcomes: list[Outcome] = []
         self.seen: set[object] = set()
+        self.entered: list[int] = []
+        self.reads: list[Read] | None = [] if handler is not None else None
 
     def outcomes_of(self, path: Path) -> list[Outcome]:
         """Follow ``path`` and all that fork off it to their ends."""
@@ -128,18 +163,20 @@ class Run:
         return self.outcomes
 
     def _follow(self, path: Path) -> None:
-        machine, at = self.machine, self.scope.listing.at
+        machine, at, decoded = self.machine, self.at, self.scope.listing.decoded
         while True:
+            if machine.steps_left <= 0:
+                raise _TooLong("the handler is too long")
             machine.steps_left -= 1
-            if machine.steps_left < 0:
-                raise Undecided("the handler is too long")
             if path.handled and self._tries_again(path):
                 return
-            step = at(path.offset)
-            perform = STEPS[step.op]
+            step = decoded.get(path.offset) or at(path.offset)
+            op, path.offset = step[0], step[3]
+            perform = STEPS[op]
             if perform is None:
                 raise Undecided(f"unknown instruction {step!r}")
-            path.offset = step.after
+            if op not in LASTING:
+                self.reads = None
             if perform(self, path, step):
                 return
 
@@ -178,11 +215,12 @@ class Run:
         """Raise ``thrown`` at ``offset``; True if it leaves the frame."""
         if thrown is UNKNOWN:
             raise Undecided("an unknown exception is raised")
-        found = self.machine.landing(self.scope, offset)
+        found = landing(self.scope.listing, offset)
         path.dirty = path.dirty or found.effects
         path.stored = path.stored or found.stores
         if found.entry is None:
             return self.finish(Outcome(thrown, UNKNOWN, path.dirty, path.stored))
+        self.entered.append(found.entry.target)
         path.unwind(found.entry.depth)
         if found.entry.lasti:
             path.stack.append(UNKNOWN)
@@ -191,8 +229,48 @@ class Run:
         return False
 
     def resolve(self, value: Value) -> Value:
-        """Read a slot of the live frame."""
-        return self.scope.slot(value.index) if isinstance(value, Slot) else value
+        """Read a slot or a local variable of the live frame."""
+        if isinstance(value, Local):
+            return self.read(value.index)
+        if not isinstance(value, Slot):
+            return value
+        self.reads = None
+        return self.scope.slot(value.index)
+
+    def read(self, index: int) -> Value:
+        """Read a local variable as it was when the exception was raised."""
+        found = self.scope.fast(index)
+        if found is not NO_CONTINUATION:
+            self.note(memory.in_local, index, found)
+        return found
+
+    def read_cell(self, index: int) -> Value:
+        """The same for a variable that lives in a cell."""
+        found = self.scope.cell(index)
+        self.note(memory.in_cell, index, found)
+        return found
+
+    def note_attribute(self, owner: Value, name: str, found: Value) -> None:
+        """An attribute was looked at, of a module or of the exception."""
+        value = owner.value if isinstance(owner, Known) else None
+        if owner is self.thrown:
+            self.note(memory.in_thrown, name, found)
+        elif type(value) is ModuleType:
+            self.note(memory.in_module, (weakref.ref(value), name), found)
+        elif type(value) is not str:  # whose methods are always the same
+            self.reads = None
+
+    def note(self, check: memory.Check, name: Any, found: Value) -> None:
+        """Something was looked at; it is compared the next time, if it can be."""
+        if self.reads is not None:
+            self.note_read(memory.read_of(check, name, found))
+
+    def note_read(self, read: Read | None) -> None:
+        """The same, given how to compare it."""
+        if read is None:
+            self.reads = None
+        elif self.reads is not None:
+            self.reads.append(read)
 
     def at(self, offset: int) -> Instruction:
         """The instruction at ``offset``."""

@@ -46,7 +46,7 @@ _LONGEST: Final = 64
 def result(path: Path, function: Any, arguments: list[Value]) -> Value | None:
     """The result of a call that has no effects; None for any other."""
     if is_exception_class(function):
-        return _new_exception(function, arguments)
+        return new_exception(function, arguments)
     pure = PURE.get(id(function))
     if pure is not None:
         return pure(path, arguments)
@@ -74,7 +74,12 @@ def _is_text(value: Any) -> bool:
     return is_any(type(value), SCALARS)
 
 
-def _new_exception(cls: type, arguments: list[Value]) -> Value:
+def looks_at_arguments(cls: type) -> bool:
+    """Whether making an exception gives another class, as its arguments are."""
+    return cls is OSError
+
+
+def new_exception(cls: type, arguments: list[Value]) -> Value:
     """``cls(...)``, unless the class or its metaclass makes something else."""
     plain = lookup(type(cls), "__call__")[1] is type.__dict__["__call__"]
     new = lookup(cls, "__new__")[1]
@@ -82,7 +87,7 @@ def _new_exception(cls: type, arguments: list[Value]) -> Value:
         return UNKNOWN
     if cls is BaseExceptionGroup:  # may turn out an ExceptionGroup
         return UNKNOWN
-    if cls is OSError and len(arguments) > 1:  # becomes the subclass for its errno
+    if looks_at_arguments(cls) and len(arguments) > 1:  # the class for its errno
         number = arguments[0]
         if not isinstance(number, Known) or type(number.value) is not int:
             return UNKNOWN
@@ -212,6 +217,8 @@ PURE: Final[dict[int, Callable[[Path, list[Value]], Value]]] = {
 }
 if hasattr(sys, "exception"):
     PURE[id(sys.exception)] = _current
+# Given anything, they end alike.
+BLIND: Final = frozenset({id(print), id(BaseException.__dict__["add_note"])})
 _KEPT: Final = (re.search, re.match, re.fullmatch, sys.exit)  # so that ids stay theirs
 ENDING: Final = frozenset({id(sys.exit)})
 _TEXT_METHODS: Final = frozenset({

@@ -8,9 +8,11 @@ is a Python function, and is executed abstractly.
 from __future__ import annotations
 
 import contextlib
+import re
 from types import AsyncGeneratorType, FrameType, FunctionType, GeneratorType, MethodType
 from typing import TYPE_CHECKING, Any, Final
 
+from gpurescue.recovery.handlers import groups
 from gpurescue.recovery.handlers.abstract import (
     FALSE,
     TRUE,
@@ -20,12 +22,15 @@ from gpurescue.recovery.handlers.abstract import (
     Value,
 )
 from gpurescue.recovery.handlers.calls import bind, is_from_c, names_type
+from gpurescue.recovery.handlers.memory import exit_kind
 from gpurescue.recovery.handlers.objects import (
     attribute,
+    boolean,
     class_of,
     instance_dict,
     lookup,
     matches,
+    text,
     truth,
 )
 from gpurescue.recovery.handlers.paths import Effects, Outcome, Undecided
@@ -68,6 +73,14 @@ def leave(
     return machine.call(function, bind(function, arguments), before, own=True)
 
 
+def lasting_kind(exit_method: Value) -> tuple[Any, Any] | None:
+    """The kind of an exit that does the same each time: it never suppresses."""
+    kind = exit_kind(exit_method.value) if isinstance(exit_method, Known) else None
+    if kind is None or type(kind[0]) is not FunctionType:
+        return kind
+    return kind if _never_suppresses(listing(kind[0].__code__)) else None
+
+
 def _parts(exit_method: Value) -> tuple[Any, Value | None]:
     if isinstance(exit_method, Bound):
         return exit_method.function, exit_method.owner
@@ -88,6 +101,8 @@ def _known_manager(
         return _leave_generator(machine, owner, thrown, before)
     if function in (_STACK_EXIT, _ASYNC_STACK_EXIT):
         return _leave_stack(machine, owner, thrown, before)
+    if function is _SUPPRESS_EXIT:
+        return _leave_suppress(owner, thrown)
     if function.__module__ in _PYTEST:
         return _leave_pytest(owner, thrown)
     return None
@@ -95,6 +110,7 @@ def _known_manager(
 
 _GENERATOR_EXIT: Final = contextlib._GeneratorContextManager.__exit__
 _ASYNC_GENERATOR_EXIT: Final = contextlib._AsyncGeneratorContextManager.__aexit__
+_SUPPRESS_EXIT: Final = contextlib.suppress.__exit__
 _STACK_EXIT: Final = contextlib.ExitStack.__exit__
 _ASYNC_STACK_EXIT: Final = contextlib.AsyncExitStack.__aexit__
 
@@ -207,6 +223,13 @@ def _leave_stack(
     return [Outcome(raised, dirty=True, stored=stored)]
 
 
+def _leave_suppress(owner: Value, thrown: Value) -> list[Outcome] | None:
+    """``contextlib.suppress``; of a group it takes out what it suppresses."""
+    expected = attribute(owner, "_exceptions")
+    answer = None if groups.is_group(thrown) else matches(thrown, expected)
+    return None if answer is None else [Outcome(None, boolean(answer))]
+
+
 def _leave_pytest(owner: Value, thrown: Value) -> list[Outcome] | None:
     """``pytest.raises``, whose own code asks more than is known here."""
     if not isinstance(owner, Known):
@@ -218,8 +241,18 @@ def _leave_pytest(owner: Value, thrown: Value) -> list[Outcome] | None:
     answer = matches(thrown, Known(expected))
     if answer is False:
         return _PASSES
-    pattern = names.get("match", names.get("match_expr"))
-    checked = pattern is not None or names.get("check") is not None
-    if answer is None or checked:
+    if answer is None or names.get("check") is not None:
+        raise Undecided("pytest.raises looks at more than the type")
+    if not _is_found(names.get("match", names.get("match_expr")), thrown):
         raise Undecided("pytest.raises looks at more than the type")
     return [Outcome(None, TRUE, dirty=True)]
+
+
+def _is_found(pattern: Any, thrown: Value) -> bool:
+    """Whether the text of ``thrown`` is known to match."""
+    if pattern is None:
+        return True
+    shown = text(thrown.value) if isinstance(thrown, Known) else None
+    if shown is None or type(pattern) is not str:
+        return False
+    return re.search(pattern, shown) is not None

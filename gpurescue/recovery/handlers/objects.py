@@ -312,6 +312,8 @@ def matches(thrown: Value, test: Value) -> bool | None:
     Unlike isinstance this asks no metaclass (PyErr_GivenExceptionMatches).
     """
     cls = class_of(thrown)
+    if cls is not None and isinstance(test, Known) and is_exception_class(test.value):
+        return inherits(cls, test.value)
     options = alternatives(test)
     if cls is None or options is None:
         return None

@@ -11,6 +11,7 @@ from gpurescue.recovery.handlers.abstract import (
     NULL,
     UNKNOWN,
     Known,
+    Local,
     Previous,
     Slot,
     Value,
@@ -110,13 +111,18 @@ class Path:
 
     def is_handling(self) -> bool:
         """Whether a handler entered on this path has not been left yet."""
-        return any(isinstance(value, Previous) for value in self.stack)
+        for value in self.stack:
+            if value.__class__ is Previous:
+                return True
+        return False
 
     def keeps_exception(self) -> bool:
         """Whether an exception is still at hand, to be raised after all."""
-        if any(is_exception(value) for value in self.stack):
-            return True
-        return any(is_exception(value) for value in self.variables.values())
+        for values_held in (self.stack, self.variables.values()):
+            for value in values_held:
+                if is_exception(value):
+                    return True
+        return False
 
 
 class Scope:
@@ -127,6 +133,7 @@ class Scope:
     ) -> None:
         self.code = code
         self.listing: Listing = listing(code)
+        self.constants = code.co_consts
         self.globals = names
         self.builtins = builtins
 
@@ -144,15 +151,19 @@ class Scope:
 
     def name(self, name: str) -> Value:
         """A global or builtin name."""
-        for names in (self.globals, self.builtins):
-            value = dict.get(names, name, NULL)
-            if value is not NULL:
-                return Known(value)
-        return UNKNOWN
+        found = dict.get(self.globals, name, NULL)
+        if found is NULL:
+            found = dict.get(self.builtins, name, NULL)
+        return UNKNOWN if found is NULL else Known(found)
 
     def local_name(self, name: str) -> Value:
         """A name in module or class code."""
         return self.name(name)
+
+    @property
+    def is_module(self) -> bool:
+        """Whether its variables are the global names."""
+        return False
 
 
 class FunctionScope(Scope):
@@ -174,6 +185,7 @@ class FunctionScope(Scope):
 
 # A guard's continuation is None again before a handler of the user's can run.
 CONTINUATIONS = ("__gr_k", "__gr_l")
+NO_CONTINUATION = Known(None)
 
 
 class FrameScope(Scope):
@@ -185,9 +197,8 @@ class FrameScope(Scope):
 
     def fast(self, index: int) -> Value:
         """Local variable number ``index`` as it is now."""
-        name = self.code._varname_from_oparg(index)  # type: ignore[attr-defined]
-        if name.startswith(CONTINUATIONS):
-            return Known(None)
+        if index in self.listing.named(CONTINUATIONS):
+            return NO_CONTINUATION
         if not values.available():
             return self._by_name(index)
         try:
@@ -198,7 +209,7 @@ class FrameScope(Scope):
     def _by_name(self, index: int) -> Value:
         # Not the first choice: before 3.13 it makes the frame keep a copy of all its
         # locals, and with them the memory they hold.
-        name = self.code._varname_from_oparg(index)  # type: ignore[attr-defined]
+        name = self.listing.variable(index)
         found = self.frame.f_locals
         return Known(found[name]) if name in found else UNKNOWN
 
@@ -221,11 +232,16 @@ class FrameScope(Scope):
     def local_name(self, name: str) -> Value:
         """A name in module or class code."""
         if name.startswith(CONTINUATIONS):
-            return Known(None)
+            return NO_CONTINUATION
         names = self.frame.f_locals
         if type(names) is dict and name in names:
             return Known(names[name])
         return self.name(name) if type(names) is dict else UNKNOWN
+
+    @property
+    def is_module(self) -> bool:
+        """Whether its variables are the global names."""
+        return self.frame.f_locals is self.globals
 
 
 def contents(cell: CellType) -> Value:
@@ -236,6 +252,7 @@ def contents(cell: CellType) -> Value:
         return UNKNOWN
 
 
+LOCALS = [Local(index) for index in range(256)]
 _SLOTS = [Slot(index) for index in range(64)]
 
 

@@ -12,14 +12,15 @@ from types import CodeType
 
 from gpurescue.recovery.handlers.tables import (
     ALWAYS_JUMPS,
+    ENDS,
     JUMPS,
     OP,
     Entry,
     Instruction,
     Listing,
-    _ops,
     jump_target,
     listing,
+    ops,
 )
 
 GUARDS = "gpurescue.recovery.guards"
@@ -29,34 +30,35 @@ _LONGEST = 400
 _GUARD_PREFIX = 14
 
 _LOAD_GLOBAL = OP["LOAD_GLOBAL"]
-_LOAD_NAMES = _ops("LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
+_LOAD_NAMES = ops("LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 _RERAISE = OP["RERAISE"]
 _RAISE = OP["RAISE_VARARGS"]
 _MATCH = OP["CHECK_EXC_MATCH"]
 _SEND = OP["SEND"]
-_STORES = _ops("STORE_FAST", "STORE_NAME", "STORE_DEREF", "STORE_GLOBAL")
-_NAMED_STORES = _ops("STORE_NAME", "STORE_GLOBAL")
-_CALLS = _ops("CALL", "CALL_KW", "CALL_FUNCTION_EX")
-_CHANGES = _ops(
+_STORES = ops("STORE_FAST", "STORE_NAME", "STORE_DEREF", "STORE_GLOBAL")
+_NAMED_STORES = ops("STORE_NAME", "STORE_GLOBAL")
+_RETURNS = ops("RETURN_VALUE", "RETURN_CONST")
+_CALLS = ops("CALL", "CALL_KW", "CALL_FUNCTION_EX")
+_CHANGES = ops(
     "STORE_ATTR", "STORE_SUBSCR", "STORE_SLICE", "DELETE_ATTR", "DELETE_SUBSCR",
 )  # fmt: skip
-_EFFECTS = _CALLS | _CHANGES | _ops("BEFORE_WITH", "BEFORE_ASYNC_WITH", "SEND")
+_EFFECTS = _CALLS | _CHANGES | ops("BEFORE_WITH", "BEFORE_ASYNC_WITH", "SEND")
 # After any of these a handler may end otherwise than by raising what it caught.
-_OPEN = _ops(
+_OPEN = ops(
     "RETURN_VALUE", "RETURN_CONST", "YIELD_VALUE", "POP_EXCEPT", "CLEANUP_THROW",
     "END_ASYNC_FOR", "WITH_EXCEPT_START", "CHECK_EG_MATCH", "STORE_FAST_LOAD_FAST",
     "STORE_FAST_STORE_FAST", "STORE_GLOBAL",
 )  # fmt: skip
 _LOAD_CONST = OP["LOAD_CONST"]
-_PADDING = _ops("NOP", "PUSH_NULL")
-_GUARD_LOADS = _PADDING | _ops(
+_PADDING = ops("NOP", "PUSH_NULL")
+_GUARD_LOADS = _PADDING | ops(
     "LOAD_CONST", "LOAD_ATTR", "LOAD_METHOD", "PRECALL", "CALL"
 )
 _PAD = (OP["COPY"], OP["POP_EXCEPT"], _RERAISE)
 _UNBIND = (
     (OP["LOAD_CONST"],),
     _STORES,
-    _ops("DELETE_FAST", "DELETE_NAME", "DELETE_DEREF", "DELETE_GLOBAL"),
+    ops("DELETE_FAST", "DELETE_NAME", "DELETE_DEREF", "DELETE_GLOBAL"),
     (_RERAISE,),
 )
 
@@ -175,6 +177,34 @@ def _reraise(code: Listing, target: int) -> _Reraise | None:
     if _unbinds(code, steps):
         return _Reraise((steps[3].start,))
     return _Explorer(code).explore(target)
+
+
+def may_return(code: Listing) -> bool:
+    """Whether a call of ``code`` has a way to return, other than through a guard."""
+    found = code.facts.get("may return")
+    if found is None:
+        found = code.facts["may return"] = _reaches_return(code)
+    return found
+
+
+def _reaches_return(code: Listing) -> bool:
+    waiting, seen = [0], set[int]()
+    while waiting:
+        offset = waiting.pop()
+        while offset not in seen and offset < len(code.bytes):
+            seen.add(offset)
+            step = code.at(offset)
+            if step.op in _RETURNS:
+                return True
+            entry = code.entry(offset)
+            if entry is not None and not is_guard(code.code, entry.target):
+                waiting.append(entry.target)
+            if step.op in JUMPS:
+                waiting.append(jump_target(step))
+            if step.op in ENDS:
+                break
+            offset = step.after
+    return False
 
 
 def _unbinds(code: Listing, steps: list[Instruction]) -> bool:

@@ -12,7 +12,7 @@ import opcode
 import threading
 from dataclasses import dataclass
 from types import CodeType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 OP = {name: op for name, op in dis.opmap.items() if op < 256}  # no pseudo ones
 EXTENDED_ARG = OP["EXTENDED_ARG"]
@@ -44,7 +44,8 @@ class Instruction(NamedTuple):
     after: int
 
 
-def _ops(*names: str) -> frozenset[int]:
+def ops(*names: str) -> frozenset[int]:
+    """The opcodes of these names, as far as this interpreter has them."""
     return frozenset(OP[name] for name in names if name in OP)
 
 
@@ -63,8 +64,8 @@ def _cache_sizes() -> list[int]:
 CACHES = _cache_sizes()
 JUMPS = frozenset(dis.hasjrel)
 BACKWARD = frozenset(op for name, op in OP.items() if "JUMP_BACKWARD" in name)
-ALWAYS_JUMPS = _ops("JUMP_FORWARD", "JUMP_BACKWARD", "JUMP_BACKWARD_NO_INTERRUPT")
-ENDS = ALWAYS_JUMPS | _ops("RETURN_VALUE", "RETURN_CONST", "RERAISE", "RAISE_VARARGS")
+ALWAYS_JUMPS = ops("JUMP_FORWARD", "JUMP_BACKWARD", "JUMP_BACKWARD_NO_INTERRUPT")
+ENDS = ALWAYS_JUMPS | ops("RETURN_VALUE", "RETURN_CONST", "RERAISE", "RAISE_VARARGS")
 
 
 def _fixed_effects() -> list[int | None]:
@@ -129,17 +130,22 @@ class Listing:
         self.slots = _count_slots(code)
         self.landings: dict[int, object] = {}
         self.targets: dict[int, bool] = {}
+        self.clear: set[int] = set()  # places that an exception leaves as it is
         self.facts: dict[str, bool] = {}
-        self._decoded: dict[int, Instruction] = {}
+        self.answers: dict[object, list[Any]] = {}  # those of memory.py
+        self.tries: dict[int, int] = {}
+        self._names: dict[int, str] = {}
+        self._named: dict[tuple[str, ...], frozenset[int]] = {}
+        self.decoded: dict[int, Instruction] = {}
         self._running: dict[int, Instruction] = {}
         self._depths: dict[int, int] = {}
         self._waiting: list[tuple[int, int]] = [(0, 0)]  # (offset, depth)
 
     def at(self, offset: int) -> Instruction:
         """The instruction that starts at ``offset``, its prefixes included."""
-        found = self._decoded.get(offset)
+        found = self.decoded.get(offset)
         if found is None:
-            found = self._decoded[offset] = self._decode(offset)
+            found = self.decoded[offset] = self._decode(offset)
         return found
 
     def _decode(self, offset: int) -> Instruction:
@@ -150,6 +156,26 @@ class Listing:
             at += 2
             op, arg = units[at], arg << 8 | units[at + 1]
         return Instruction(op, arg, offset, at + 2 + 2 * CACHES[op])
+
+    def variable(self, index: int) -> str:
+        """The name of local variable, cell or free variable number ``index``."""
+        found = self._names.get(index)
+        if found is None:
+            name_of = self.code._varname_from_oparg  # type: ignore[attr-defined]
+            found = self._names[index] = name_of(index)
+        return found
+
+    def named(self, prefixes: tuple[str, ...]) -> frozenset[int]:
+        """The numbers of the variables whose names begin with one of ``prefixes``."""
+        found = self._named.get(prefixes)
+        if found is None:
+            numbers = range(self.slots)
+            found = self._named[prefixes] = frozenset(
+                number
+                for number in numbers
+                if self.variable(number).startswith(prefixes)
+            )
+        return found
 
     def start_of(self, lasti: int) -> int:
         """Where the instruction begins that ``f_lasti`` points into.
@@ -242,6 +268,7 @@ def jump_target(instruction: Instruction) -> int:
 
 
 _listings: dict[int, Listing] = {}
+_NOWHERE: frozenset[int] = frozenset()
 
 
 def listing(code: CodeType) -> Listing:
@@ -256,6 +283,12 @@ def listing(code: CodeType) -> Listing:
             _listings.clear()
         found = _listings[id(code)] = Listing(code)
     return found
+
+
+def clear_places(code: CodeType) -> set[int] | frozenset[int]:
+    """Offsets in ``code`` that are known to have no handler."""
+    found = _listings.get(id(code))
+    return _NOWHERE if found is None else found.clear
 
 
 def depth_at(code: CodeType, offset: int) -> int:

@@ -54,6 +54,7 @@ _MOST_REFERENCES = 1 << 32
 _IS_ENTRY_FLAG = sys.version_info < (3, 12)
 _works = False
 _layout = _LAYOUTS.get(sys.version_info[:2], _LAYOUTS[3, 13])
+_ENTERED = _layout.entered
 
 # The whole address space as arrays: indexing one is twice as fast as from_address().
 _space = 2**47 if ctypes.sizeof(ctypes.c_void_p) == 8 else 8
@@ -137,13 +138,17 @@ def function_address(frame: FrameType) -> int:
 
 
 def called_from_c(frame: FrameType) -> bool:
-    """Whether C code stands between ``frame`` and the Python frame that called it."""
-    address = interpreter_frame(frame)
+    """Whether C code stands between ``frame`` and the Python frame that called it.
+
+    For a live frame only. Not checked as in ``interpreter_frame``: this is asked of
+    every frame on the stack.
+    """
+    address = _words[id(frame) + _INTERPRETER_FRAME >> 3]
     if _IS_ENTRY_FLAG:
-        return bool(_bytes[address + _layout.entered])
+        return _bytes[address + _ENTERED] != 0
     previous = _words[address + _PREVIOUS >> 3]
     # 3.12+: each run of the evaluation loop puts an entry frame of its own there.
-    return not previous or _bytes[previous + _layout.entered] == _OWNED_BY_C_STACK
+    return not previous or _bytes[previous + _ENTERED] == _OWNED_BY_C_STACK
 
 
 def available() -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from gpurescue.recovery.handlers import Fate, fate, walk
+from gpurescue.recovery.handlers import Fate, fate, is_on_course, memory, walk
 
 sys.path.insert(0, str(Path(__file__).parent))
 GUARDS = "gpurescue.recovery.guards"
@@ -41,6 +41,7 @@ class Run:
     verdicts: list[Verdict] = field(default_factory=list)
     final: BaseException | None = None
     names: dict[str, Any] = field(default_factory=dict)
+    differences: list[tuple[BaseException, Fate, Fate]] = field(default_factory=list)
 
     def reached_top(self, exc: BaseException) -> bool:
         """Also if it arrives wrapped in another, or as a group of its members."""
@@ -195,10 +196,13 @@ class _Stub(ModuleType):
         self.run = Run()
         self.base: FrameType | None = None
         self.judge = fate
+        self.follows_courses = False
 
     def caught(self, index: int) -> None:
         exc = sys.exc_info()[1]
         frame = sys._getframe(1)
+        if self.follows_courses and is_on_course(exc, frame):
+            return
         found = self.judge(exc, frame, self.base)
         self.run.verdicts.append(Verdict(exc, found, frame.f_code.co_name))
 
@@ -212,27 +216,48 @@ def strict(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def guards(monkeypatch: pytest.MonkeyPatch) -> _Stub:
+def stub(monkeypatch: pytest.MonkeyPatch) -> _Stub:
     stub = _Stub()
     monkeypatch.setitem(sys.modules, GUARDS, stub)
     return stub
 
 
 @pytest.fixture
-def play(guards: _Stub) -> Callable[..., Run]:
+def comparing(stub: _Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask for each verdict a second time, with nothing that is remembered."""
+
+    def compared(
+        error: BaseException, frame: FrameType, base: FrameType | None
+    ) -> Fate:
+        found = fate(error, frame, base)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(memory, "recall", lambda *_: None)
+            fresh = fate(error, frame, base)
+        # Where a recursion ends there may be no room to work it out anew.
+        if fresh is not found and not isinstance(error, RecursionError):
+            stub.run.differences.append((error, found, fresh))
+        return found
+
+    monkeypatch.setattr(stub, "judge", compared)
+
+
+@pytest.fixture
+def play(stub: _Stub) -> Callable[..., Run]:
     """Run a program's ``run()`` under a base frame of its own."""
 
     def drive(entry: Callable[[], object]) -> None:
-        guards.base = sys._getframe()
+        stub.base = sys._getframe()
         try:
             entry()
         except BaseException as exc:
-            guards.run.final = exc
+            stub.run.final = exc
         finally:
-            guards.base = None
+            stub.base = None
 
-    def start(source: str, mode: str = BODY, name: str = "<program>") -> Run:
-        guards.run = Run()
+    def start(
+        source: str, mode: str = BODY, name: str = "<program>", times: int = 1
+    ) -> Run:
+        stub.run = Run()
         names: dict[str, Any] = {"__name__": "program"}
         program = ModuleType("program")
         program.__dict__.update(names)
@@ -240,10 +265,11 @@ def play(guards: _Stub) -> Callable[..., Run]:
         try:
             code = compile_guarded(textwrap.dedent(source), mode, name)
             exec(code, program.__dict__)
-            drive(program.run)
+            for _ in range(times):
+                drive(program.run)
         finally:
             del sys.modules["program"]
-        guards.run.names = dict(program.__dict__)
-        return guards.run
+        stub.run.names = dict(program.__dict__)
+        return stub.run
 
     return start

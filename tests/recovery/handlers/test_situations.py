@@ -71,6 +71,32 @@ def test_no_false_intercept_with_guards_everywhere(
 
 
 @pytest.mark.parametrize(("expected", "source"), _SITUATIONS)
+def test_a_warm_verdict_is_the_cold_one(
+    expected: str, source: str, play: Callable[..., Any], comparing: None
+) -> None:
+    run = play(source, "all", times=3)
+    assert run.verdicts
+    assert not run.differences
+
+
+@pytest.mark.parametrize("mode", ["body", "all"])
+@pytest.mark.parametrize(("expected", "source"), _SITUATIONS)
+def test_what_is_on_course_needs_no_other_verdict(
+    expected: str, source: str, mode: str, play: Callable[..., Any], stub: Any
+) -> None:
+    """The guards that an exception passes trust the first: it is held all the same."""
+    judged = play(source, mode)
+    stub.follows_courses = True
+    followed = play(source, mode)
+    assert not followed.false_intercepts(), f"final: {followed.final!r}"
+    assert _is_held(followed) == _is_held(judged)
+
+
+def _is_held(run: Any) -> bool:
+    return any(verdict.fate is Fate.UNHANDLED for verdict in run.verdicts)
+
+
+@pytest.mark.parametrize(("expected", "source"), _SITUATIONS)
 def test_no_false_intercept_without_the_value_stack(
     expected: str,
     source: str,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gpurescue.recovery.handlers import calls, known
 from gpurescue.recovery.handlers.abstract import (
@@ -23,7 +23,13 @@ from gpurescue.recovery.handlers.steps.registry import (
     pop,
     step,
 )
-from gpurescue.recovery.handlers.tables import OP, Instruction, effect, jump_target
+from gpurescue.recovery.handlers.tables import (
+    OP,
+    Instruction,
+    effect,
+    jump_target,
+    ops,
+)
 
 if TYPE_CHECKING:
     from gpurescue.recovery.handlers.execute import Run
@@ -40,12 +46,12 @@ def _jump_if(run: Run, path: Path, at: Instruction, jumps: bool | None) -> bool 
 
 @step("POP_JUMP_IF_TRUE", "POP_JUMP_FORWARD_IF_TRUE", "POP_JUMP_BACKWARD_IF_TRUE")
 def _jump_if_true(run: Run, path: Path, at: Instruction) -> bool | None:
-    return _jump_if(run, path, at, is_true(run, path, pop(path, 1)[0]))
+    return _jump_if(run, path, at, is_true(run, path, path.stack.pop()))
 
 
 @step("POP_JUMP_IF_FALSE", "POP_JUMP_FORWARD_IF_FALSE", "POP_JUMP_BACKWARD_IF_FALSE")
 def _jump_if_false(run: Run, path: Path, at: Instruction) -> bool | None:
-    found = is_true(run, path, pop(path, 1)[0])
+    found = is_true(run, path, path.stack.pop())
     return _jump_if(run, path, at, None if found is None else not found)
 
 
@@ -57,7 +63,7 @@ def _is_none(value: Value) -> bool | None:
 
 @step("POP_JUMP_IF_NONE", "POP_JUMP_FORWARD_IF_NONE", "POP_JUMP_BACKWARD_IF_NONE")
 def _jump_if_none(run: Run, path: Path, at: Instruction) -> bool | None:
-    return _jump_if(run, path, at, _is_none(run.resolve(pop(path, 1)[0])))
+    return _jump_if(run, path, at, _is_none(run.resolve(path.stack.pop())))
 
 
 @step(
@@ -65,7 +71,7 @@ def _jump_if_none(run: Run, path: Path, at: Instruction) -> bool | None:
     "POP_JUMP_BACKWARD_IF_NOT_NONE",
 )  # fmt: skip
 def _jump_if_not_none(run: Run, path: Path, at: Instruction) -> bool | None:
-    found = _is_none(run.resolve(pop(path, 1)[0]))
+    found = _is_none(run.resolve(path.stack.pop()))
     return _jump_if(run, path, at, None if found is None else not found)
 
 
@@ -78,7 +84,7 @@ def _jump_or_pop(run: Run, path: Path, at: Instruction) -> None:
     elif found is wanted:
         path.offset = jump_target(at)
         return
-    pop(path, 1)
+    path.stack.pop()
 
 
 @step("JUMP_FORWARD")
@@ -108,7 +114,7 @@ def _for_iter(run: Run, path: Path, at: Instruction) -> None:
 @step("SEND")
 def _send(run: Run, path: Path, at: Instruction) -> None:
     """What is awaited is assumed to be done; a coroutine stands for its result."""
-    sent = pop(path, 1)[0]
+    sent = path.stack.pop()
     del sent
     if SINCE_12:
         path.stack.append(path.stack[-1])
@@ -125,14 +131,38 @@ def _return_generator(run: Run, path: Path, at: Instruction) -> None:
     path.stack.append(UNKNOWN)
 
 
+_LOOKS: Final = ops(
+    "POP_JUMP_IF_TRUE", "POP_JUMP_FORWARD_IF_TRUE", "POP_JUMP_BACKWARD_IF_TRUE",
+    "POP_JUMP_IF_FALSE", "POP_JUMP_FORWARD_IF_FALSE", "POP_JUMP_BACKWARD_IF_FALSE",
+    "POP_JUMP_IF_NONE", "POP_JUMP_FORWARD_IF_NONE", "POP_JUMP_BACKWARD_IF_NONE",
+    "POP_JUMP_IF_NOT_NONE", "POP_JUMP_FORWARD_IF_NOT_NONE",
+    "POP_JUMP_BACKWARD_IF_NOT_NONE", "JUMP_IF_TRUE_OR_POP", "JUMP_IF_FALSE_OR_POP",
+    "TO_BOOL", "UNARY_NOT", "COPY", "COMPARE_OP", "IS_OP", "CONTAINS_OP",
+    "CHECK_EXC_MATCH", "CHECK_EG_MATCH", "RAISE_VARARGS", "STORE_FAST",
+    "STORE_FAST_LOAD_FAST", "STORE_FAST_STORE_FAST",
+)  # fmt: skip
+_BETWEEN: Final = ops("LOAD_CONST", "LOAD_FAST", "LOAD_GLOBAL", "LOAD_DEREF")
+
+
+def _is_looked_at(run: Run, at: Instruction) -> bool:
+    """Whether the result of a call decides about the exception.
+
+    What a handler returns, or passes on, does not. What a function returns may.
+    """
+    following = run.at(at.after)
+    while following.op in _BETWEEN:
+        following = run.at(following.after)
+    if following.op == OP["RETURN_VALUE"]:
+        return run.handler is None
+    return following.op in _LOOKS
+
+
 def _perform(
     run: Run, path: Path, at: Instruction, callee: Value, arguments: list[Value]
 ) -> bool | None:
     keywords, path.keywords = path.keywords, ()
-    discarded = run.at(at.after).op == OP["POP_TOP"]
-    request = calls.Request(
-        run.resolve(callee), [run.resolve(v) for v in arguments], keywords, discarded
-    )
+    looked_at = _is_looked_at(run, at)
+    request = calls.Request(run.resolve(callee), arguments, keywords, looked_at)
     outcomes = calls.perform(run, path, request)
     if len(outcomes) == 1 and outcomes[0].raised is None:
         path.dirty = path.dirty or outcomes[0].dirty or outcomes[0].stored
@@ -163,7 +193,7 @@ def _call(run: Run, path: Path, at: Instruction) -> bool | None:
 
 @step("CALL_KW")  # 3.13
 def _call_kw(run: Run, path: Path, at: Instruction) -> bool | None:
-    names = pop(path, 1)[0]
+    names = path.stack.pop()
     path.keywords = names.value if isinstance(names, Known) else ()
     return _call(run, path, at)
 

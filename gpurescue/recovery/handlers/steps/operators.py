@@ -47,6 +47,9 @@ _BINARY: Final[dict[int, Callable[[Any, Any], Any]]] = {
 }  # fmt: skip
 
 
+_FIXED: Final = (str, tuple, frozenset)
+
+
 def _scalars(run: Run, taken: list[Value]) -> tuple[Any, ...] | None:
     """The operands if all are exact builtin scalars."""
     operands = [run.resolve(value) for value in taken]
@@ -99,6 +102,8 @@ def _is(run: Run, path: Path, at: Instruction) -> None:
 @step("CONTAINS_OP")
 def _contains(run: Run, path: Path, at: Instruction) -> None:
     item, where = (run.resolve(value) for value in pop(path, 2))
+    if not (isinstance(where, Known) and is_any(type(where.value), _FIXED)):
+        run.reads = None
     found = _is_in(path, item, where)
     path.stack.append(boolean(None if found is None else found is not bool(at.arg)))
 
@@ -130,13 +135,13 @@ def _members(path: Path, where: Any) -> list[Any] | None:
 
 @step("UNARY_NOT")
 def _not(run: Run, path: Path, at: Instruction) -> None:
-    found = is_true(run, path, pop(path, 1)[0])
+    found = is_true(run, path, path.stack.pop())
     path.stack.append(boolean(None if found is None else not found))
 
 
 @step("TO_BOOL")  # 3.13
 def _to_bool(run: Run, path: Path, at: Instruction) -> None:
-    path.stack.append(boolean(is_true(run, path, pop(path, 1)[0])))
+    path.stack.append(boolean(is_true(run, path, path.stack.pop())))
 
 
 @step("BINARY_OP")
@@ -169,7 +174,7 @@ def _build_list(run: Run, path: Path, at: Instruction) -> None:
 
 @step("LIST_APPEND")
 def _list_append(run: Run, path: Path, at: Instruction) -> None:
-    item = run.resolve(pop(path, 1)[0])
+    item = run.resolve(path.stack.pop())
     held = path.stack[-at.arg]
     # Only the lists of except* matter; others grow without end in a loop.
     if isinstance(held, Listed) and (item == NONE or is_exception(item)):
@@ -180,7 +185,7 @@ def _list_append(run: Run, path: Path, at: Instruction) -> None:
 
 @step("LIST_EXTEND")
 def _list_extend(run: Run, path: Path, at: Instruction) -> None:
-    more = known.unpacked(run.resolve(pop(path, 1)[0]))
+    more = known.unpacked(run.resolve(path.stack.pop()))
     held = path.stack[-at.arg]
     if isinstance(held, Listed) and more is not None:
         path.stack[-at.arg] = Listed((*held.items, *more))
@@ -190,13 +195,13 @@ def _list_extend(run: Run, path: Path, at: Instruction) -> None:
 
 @step("LIST_TO_TUPLE")  # 3.11
 def _list_to_tuple(run: Run, path: Path, at: Instruction) -> None:
-    held = pop(path, 1)[0]
+    held = path.stack.pop()
     path.stack.append(known.packed(held.items) if isinstance(held, Listed) else UNKNOWN)
 
 
 @step("UNPACK_SEQUENCE")
 def _unpack(run: Run, path: Path, at: Instruction) -> None:
-    items = known.unpacked(run.resolve(pop(path, 1)[0]))
+    items = known.unpacked(run.resolve(path.stack.pop()))
     if items is None or len(items) != at.arg:
         items = (UNKNOWN,) * at.arg
     path.stack += reversed(items)
@@ -207,7 +212,7 @@ def _intrinsic(run: Run, path: Path, at: Instruction) -> None:
     if at.arg == 6:  # INTRINSIC_LIST_TO_TUPLE
         _list_to_tuple(run, path, at)
         return
-    value = run.resolve(pop(path, 1)[0])
+    value = run.resolve(path.stack.pop())
     if at.arg == 3:  # INTRINSIC_STOPITERATION_ERROR
         stops = matches(value, Known((StopIteration, StopAsyncIteration)))
         path.stack.append(value if stops is False else UNKNOWN)

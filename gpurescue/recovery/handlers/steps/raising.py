@@ -11,8 +11,10 @@ from gpurescue.recovery.handlers.abstract import (
     Known,
     Made,
     Previous,
+    Slot,
     Value,
 )
+from gpurescue.recovery.handlers.memory import exit_read
 from gpurescue.recovery.handlers.objects import (
     boolean,
     is_exception,
@@ -46,7 +48,7 @@ def _raise(run: Run, path: Path, at: Instruction) -> bool:
 
 @step("RERAISE")
 def _reraise(run: Run, path: Path, at: Instruction) -> bool:
-    thrown = run.resolve(pop(path, 1)[0])
+    thrown = run.resolve(path.stack.pop())
     if not is_exception(thrown):
         thrown = UNKNOWN
     return run.throw(path, thrown, at.start)
@@ -54,7 +56,8 @@ def _reraise(run: Run, path: Path, at: Instruction) -> bool:
 
 @step("RETURN_VALUE")
 def _return(run: Run, path: Path, at: Instruction) -> bool:
-    value = run.resolve(pop(path, 1)[0])
+    value = path.stack.pop()  # nobody looks at what a live frame returns
+    value = run.resolve(value) if run.handler is None else UNKNOWN
     return run.finish(Outcome(None, value, path.dirty, path.stored))
 
 
@@ -66,7 +69,7 @@ def _return_const(run: Run, path: Path, at: Instruction) -> bool:
 
 @step("PUSH_EXC_INFO")
 def _push_exc_info(run: Run, path: Path, at: Instruction) -> None:
-    thrown = pop(path, 1)[0]
+    thrown = path.stack.pop()
     path.stack += (Previous(path.current), thrown)
     path.current = thrown
 
@@ -74,7 +77,7 @@ def _push_exc_info(run: Run, path: Path, at: Instruction) -> None:
 @step("POP_EXCEPT")
 def _pop_except(run: Run, path: Path, at: Instruction) -> bool | None:
     """The exception is handled, unless it is kept and raised after all."""
-    held = pop(path, 1)[0]
+    held = path.stack.pop()
     path.current = held.value if isinstance(held, Previous) else UNKNOWN
     if run.handler is None or path.is_handling():
         return None
@@ -86,7 +89,7 @@ def _pop_except(run: Run, path: Path, at: Instruction) -> bool | None:
 
 @step("CHECK_EXC_MATCH")
 def _check_match(run: Run, path: Path, at: Instruction) -> bool | None:
-    test = run.resolve(pop(path, 1)[0])
+    test = run.resolve(path.stack.pop())
     try:
         path.stack.append(boolean(matches(path.stack[-1], test)))
     except LookupError:  # "catching classes that do not inherit from BaseException"
@@ -116,7 +119,7 @@ def _prepare_reraise(run: Run, path: Path, at: Instruction) -> None:
 
 @step("BEFORE_WITH", "BEFORE_ASYNC_WITH")
 def _before_with(run: Run, path: Path, at: Instruction) -> None:
-    manager = run.resolve(pop(path, 1)[0])
+    manager = run.resolve(path.stack.pop())
     name = "__exit__" if at.op == OP["BEFORE_WITH"] else "__aexit__"
     path.stack += (managers.exit_of(manager, name), UNKNOWN)
     path.dirty = True
@@ -124,15 +127,18 @@ def _before_with(run: Run, path: Path, at: Instruction) -> None:
 
 @step("WITH_EXCEPT_START")
 def _with_except_start(run: Run, path: Path, at: Instruction) -> bool:
-    leave = run.resolve(path.stack[-4])
-    thrown = run.resolve(path.stack[-1])
+    held, thrown, reads = path.stack[-4], run.resolve(path.stack[-1]), run.reads
+    leave = run.resolve(held)
+    kind = managers.lasting_kind(leave) if isinstance(held, Slot) else None
+    if reads is not None and isinstance(held, Slot) and kind is not None:
+        run.reads = [*reads, exit_read(held.index, kind)]
     outcomes = run.machine.leave(leave, thrown, path)
     return finish_call(run, path, at, outcomes)
 
 
 @step("END_ASYNC_FOR")
 def _end_async_for(run: Run, path: Path, at: Instruction) -> bool | None:
-    thrown = run.resolve(pop(path, 1)[0])
+    thrown = run.resolve(path.stack.pop())
     if matches(thrown, Known(StopAsyncIteration)) is not False:
         if run.handler is None:
             raise Undecided("the end of an async for")
@@ -145,5 +151,5 @@ def _cleanup_throw(run: Run, path: Path, at: Instruction) -> bool:
     thrown = run.resolve(path.stack[-1])
     if matches(thrown, Known(StopIteration)) is not False:
         raise Undecided("a value returned to yield from")
-    pop(path, 1)
+    path.stack.pop()
     return run.throw(path, thrown, at.start)

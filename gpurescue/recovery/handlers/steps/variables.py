@@ -14,13 +14,14 @@ from gpurescue.recovery.handlers.abstract import (
     Super,
     Value,
 )
+from gpurescue.recovery.handlers.memory import in_globals
 from gpurescue.recovery.handlers.objects import (
     attribute,
     is_class,
     is_exception,
     module_dict,
 )
-from gpurescue.recovery.handlers.paths import Path
+from gpurescue.recovery.handlers.paths import LOCALS, NO_CONTINUATION, Path
 from gpurescue.recovery.handlers.steps.registry import SINCE_12, SINCE_13, pop, step
 from gpurescue.recovery.handlers.tables import OP, Instruction
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 @step("POP_TOP")
 def _pop_top(run: Run, path: Path, at: Instruction) -> None:
-    pop(path, 1)
+    path.stack.pop()
 
 
 @step("PUSH_NULL")
@@ -51,7 +52,7 @@ def _swap(run: Run, path: Path, at: Instruction) -> None:
 
 @step("LOAD_CONST")
 def _load_const(run: Run, path: Path, at: Instruction) -> None:
-    path.stack.append(Known(run.scope.code.co_consts[at.arg]))
+    path.stack.append(Known(run.scope.constants[at.arg]))
 
 
 @step("LOAD_ASSERTION_ERROR")
@@ -60,8 +61,12 @@ def _load_assertion_error(run: Run, path: Path, at: Instruction) -> None:
 
 
 def _fast(run: Run, path: Path, index: int) -> Value:
+    """A variable that was stored to, or one that is read when it is needed."""
     found = path.variables.get(index)
-    return run.scope.fast(index) if found is None else found
+    if found is not None:
+        return found
+    is_live = run.handler is not None and index < len(LOCALS)
+    return LOCALS[index] if is_live else run.read(index)
 
 
 @step("LOAD_FAST", "LOAD_FAST_CHECK")
@@ -77,7 +82,7 @@ def _load_fast_and_clear(run: Run, path: Path, at: Instruction) -> None:
 
 @step("STORE_FAST")
 def _store_fast(run: Run, path: Path, at: Instruction) -> None:
-    path.variables[at.arg] = run.resolve(pop(path, 1)[0])
+    path.variables[at.arg] = run.resolve(path.stack.pop())
 
 
 @step("DELETE_FAST")
@@ -93,7 +98,7 @@ def _load_two(run: Run, path: Path, at: Instruction) -> None:
 
 @step("STORE_FAST_LOAD_FAST")  # 3.13
 def _store_load(run: Run, path: Path, at: Instruction) -> None:
-    path.variables[at.arg >> 4] = run.resolve(pop(path, 1)[0])
+    path.variables[at.arg >> 4] = run.resolve(path.stack.pop())
     path.stack.append(_fast(run, path, at.arg & 15))
 
 
@@ -113,20 +118,20 @@ def _make_cell(run: Run, path: Path, at: Instruction) -> None:
 def _load_deref(run: Run, path: Path, at: Instruction) -> None:
     found = path.variables.get(("cell", at.arg))
     if found is None:
-        found = path.settled(run.scope.cell(at.arg))
+        found = path.settled(run.read_cell(at.arg))
     path.stack.append(found)
 
 
 @step("LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF")
 def _load_class_deref(run: Run, path: Path, at: Instruction) -> None:
     if SINCE_12:
-        pop(path, 1)
+        path.stack.pop()
     path.stack.append(UNKNOWN)
 
 
 @step("STORE_DEREF")
 def _store_deref(run: Run, path: Path, at: Instruction) -> None:
-    path.variables["cell", at.arg] = run.resolve(pop(path, 1)[0])
+    path.variables["cell", at.arg] = run.resolve(path.stack.pop())
     path.stored = True
 
 
@@ -138,7 +143,7 @@ def _delete_deref(run: Run, path: Path, at: Instruction) -> None:
 @step("STORE_NAME", "STORE_GLOBAL")
 def _store_name(run: Run, path: Path, at: Instruction) -> None:
     name = run.scope.code.co_names[at.arg]
-    path.variables[name] = run.resolve(pop(path, 1)[0])
+    path.variables[name] = run.resolve(path.stack.pop())
     path.stored = True
 
 
@@ -150,11 +155,16 @@ def _delete_name(run: Run, path: Path, at: Instruction) -> None:
 @step("LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 def _load_name(run: Run, path: Path, at: Instruction) -> None:
     if at.op != OP["LOAD_NAME"]:
-        pop(path, 1)
+        path.stack.pop()
     name = run.scope.code.co_names[at.arg]
     found = path.variables.get(name)
     if found is None:
-        found = path.settled(run.scope.local_name(name))
+        found = run.scope.local_name(name)
+        if run.scope.is_module and found is not NO_CONTINUATION:
+            run.note(in_globals, name, found)
+        elif found is not NO_CONTINUATION:
+            run.reads = None
+        found = path.settled(found)
     path.stack.append(found)
 
 
@@ -163,7 +173,9 @@ def _load_global(run: Run, path: Path, at: Instruction) -> None:
     name = run.scope.code.co_names[at.arg >> 1]
     found = path.variables.get(name)
     if found is None:
-        found = path.settled(run.scope.name(name))
+        found = run.scope.name(name)
+        run.note(in_globals, name, found)
+        found = path.settled(found)
     if not at.arg & 1:
         path.stack.append(found)
     elif SINCE_13:
@@ -179,6 +191,7 @@ def _attribute(run: Run, path: Path, owner: Value, name: str) -> Value:
         if stored is not None:
             return stored
     found = attribute(owner, name)
+    run.note_attribute(owner, name, found)
     return found if is_exception(owner) else path.settled(found)
 
 
@@ -196,7 +209,7 @@ def _push_method(path: Path, found: Value) -> None:
 def _load_attr(run: Run, path: Path, at: Instruction) -> None:
     names = run.scope.code.co_names
     index = at.arg >> 1 if SINCE_12 else at.arg
-    found = _attribute(run, path, pop(path, 1)[0], names[index])
+    found = _attribute(run, path, path.stack.pop(), names[index])
     if SINCE_12 and at.arg & 1:
         _push_method(path, found)
     else:
@@ -206,7 +219,7 @@ def _load_attr(run: Run, path: Path, at: Instruction) -> None:
 @step("LOAD_METHOD")  # 3.11
 def _load_method(run: Run, path: Path, at: Instruction) -> None:
     name = run.scope.code.co_names[at.arg]
-    _push_method(path, _attribute(run, path, pop(path, 1)[0], name))
+    _push_method(path, _attribute(run, path, path.stack.pop(), name))
 
 
 @step("LOAD_SUPER_ATTR")  # 3.12

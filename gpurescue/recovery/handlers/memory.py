@@ -1,0 +1,277 @@
+"""Answers that are good for the next exception of the same class, too.
+
+Most handlers look at nothing but the class of the exception: ``except KeyError: pass``.
+What becomes of an exception there depends on its class, on where it is raised, and on
+what was looked at besides: global names, variables, the text of the exception. Those
+are compared when the answer is used again (``reads``). A handler that looks at anything
+else is executed each time.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import BuiltinMethodType, FrameType, FunctionType, MethodType, ModuleType
+from typing import Any, Final, NamedTuple
+
+from gpurescue.recovery.handlers import values
+from gpurescue.recovery.handlers.abstract import UNKNOWN, Known, Value
+from gpurescue.recovery.handlers.objects import (
+    attribute,
+    class_of,
+    is_stable,
+    module_dict,
+    mro,
+    text,
+)
+from gpurescue.recovery.handlers.paths import Outcome, contents
+from gpurescue.recovery.handlers.tables import Listing, ops
+
+# How to look at something, its name or number, and what was found there.
+Check = Callable[[FrameType, Value, Any, Any], bool]
+Read = tuple[Check, Any, Any]
+
+_MOST_QUESTIONS: Final = 256  # for one code object
+_MOST_ANSWERS: Final = 4  # for one question
+_LONGEST: Final = 64
+_LONGEST_TEXT: Final = 2000
+_MISSING: Final = object()
+_THROWN: Final = Value("thrown")
+
+# Instructions whose effect is the same each time, given the same names. Some note by
+# themselves that they have looked at something else: a local variable of the live
+# frame, an attribute of what is no module.
+LASTING: Final = ops(
+    "PUSH_EXC_INFO", "CHECK_EXC_MATCH", "POP_EXCEPT", "RERAISE", "RAISE_VARARGS",
+    "POP_TOP", "COPY", "SWAP", "NOP", "PUSH_NULL", "LOAD_CONST", "LOAD_GLOBAL",
+    "LOAD_NAME", "STORE_NAME", "DELETE_NAME", "COMPARE_OP", "IS_OP", "BINARY_OP",
+    "UNARY_NOT", "TO_BOOL", "GET_ITER", "FOR_ITER", "END_FOR", "BUILD_STRING",
+    "FORMAT_VALUE", "FORMAT_SIMPLE", "FORMAT_WITH_SPEC", "CONVERT_VALUE",
+    "LOAD_ASSERTION_ERROR", "JUMP_IF_TRUE_OR_POP", "JUMP_IF_FALSE_OR_POP", "PRECALL",
+    "KW_NAMES", "CALL", "CALL_KW", "WITH_EXCEPT_START", "CONTAINS_OP", "LOAD_ATTR",
+    "LOAD_METHOD", "LOAD_DEREF", "COPY_FREE_VARS", "LOAD_FAST", "LOAD_FAST_CHECK",
+    "LOAD_FAST_LOAD_FAST", "STORE_FAST", "STORE_FAST_LOAD_FAST",
+    "STORE_FAST_STORE_FAST", "DELETE_FAST", "BUILD_TUPLE", "BUILD_LIST", "LIST_EXTEND",
+    "LIST_TO_TUPLE", "JUMP_FORWARD", "JUMP_BACKWARD", "JUMP_BACKWARD_NO_INTERRUPT",
+    "POP_JUMP_IF_TRUE", "POP_JUMP_FORWARD_IF_TRUE", "POP_JUMP_BACKWARD_IF_TRUE",
+    "POP_JUMP_IF_FALSE", "POP_JUMP_FORWARD_IF_FALSE", "POP_JUMP_BACKWARD_IF_FALSE",
+    "POP_JUMP_IF_NONE", "POP_JUMP_FORWARD_IF_NONE", "POP_JUMP_BACKWARD_IF_NONE",
+    "POP_JUMP_IF_NOT_NONE", "POP_JUMP_FORWARD_IF_NOT_NONE",
+    "POP_JUMP_BACKWARD_IF_NOT_NONE", "RETURN_VALUE", "RETURN_CONST",
+)  # fmt: skip
+
+
+class Question(NamedTuple):
+    """What was raised where, and whether code ran before that may count.
+
+    ``cls`` is the id of the class, since a metaclass may have its own ``__hash__``.
+    """
+
+    offset: int
+    cls: int
+    dirty: bool
+    stored: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How it ends, as long as what was looked at is the same.
+
+    Keeps nothing alive but code, numbers, strings, and classes of exceptions that are
+    raised in place of the one that is thrown. ``outcomes`` has no exception in it:
+    ``_THROWN`` stands for the one that is thrown. ``entered`` are the handlers on the
+    way. ``bases`` are the ids of the class and of what it inherits from.
+    """
+
+    cls: weakref.ref[type]
+    bases: tuple[int, ...]
+    reads: tuple[Read, ...]
+    outcomes: tuple[Outcome, ...]
+    entered: tuple[int, ...]
+
+    def holds(self, frame: FrameType, thrown: Value) -> bool:
+        """Whether everything that was looked at is as it was."""
+        cls = self.cls()
+        if cls is None or tuple(map(id, mro(cls))) != self.bases:
+            return False
+        try:
+            for check, name, expected in self.reads:
+                if not check(frame, thrown, name, expected):
+                    return False
+        except values.Unreadable:
+            return False
+        return True
+
+    def outcomes_for(self, thrown: Value) -> list[Outcome]:
+        """The outcomes with ``thrown`` in its place."""
+        return [
+            Outcome(thrown, UNKNOWN, way.dirty, way.stored)
+            if way.raised is _THROWN
+            else way
+            for way in self.outcomes
+        ]
+
+
+# --- what is looked at ---
+
+
+def read_of(check: Check, name: Any, value: Value) -> Read | None:
+    """The read that ``value`` was found by, or None if it cannot be compared."""
+    if not isinstance(value, Known):
+        return None
+    found = value.value
+    if _is_short(found):
+        return check, name, (type(found), found)
+    if type(found) is tuple and is_stable(found):
+        return check, name, [weakref.ref(item) for item in found]
+    return (check, name, weakref.ref(found)) if is_stable(found) else None
+
+
+def _is_short(value: Any) -> bool:
+    """Whether a value may be kept to be compared: a number, or a short string."""
+    kind = type(value)
+    if kind is str:
+        return len(value) <= _LONGEST
+    return value is None or kind is int or kind is bool
+
+
+def _is_same(found: Any, expected: Any) -> bool:
+    """Whether what is there now is what ``read_of`` has seen."""
+    kind = type(expected)
+    if kind is weakref.ref:
+        value = expected()
+        return value is not None and found is value
+    if kind is tuple:
+        return type(found) is expected[0] and bool(found == expected[1])
+    return (
+        type(found) is tuple
+        and len(found) == len(expected)
+        and all(item is ref() for item, ref in zip(found, expected, strict=True))
+    )
+
+
+def in_globals(frame: FrameType, thrown: Value, name: str, expected: Any) -> bool:
+    """A name of the frame's globals, or a builtin one."""
+    found = dict.get(frame.f_globals, name, _MISSING)
+    if found is _MISSING:
+        found = dict.get(frame.f_builtins, name, _MISSING)
+    return _is_same(found, expected)
+
+
+def in_local(frame: FrameType, thrown: Value, index: int, expected: Any) -> bool:
+    """Local variable number ``index``."""
+    return _is_same(values.local(frame, index), expected)
+
+
+def in_cell(frame: FrameType, thrown: Value, index: int, expected: Any) -> bool:
+    """What the cell in local variable ``index`` holds."""
+    found = contents(values.local(frame, index))
+    return isinstance(found, Known) and _is_same(found.value, expected)
+
+
+def in_module(
+    frame: FrameType, thrown: Value, place: tuple[Any, str], expected: Any
+) -> bool:
+    """An attribute of a module."""
+    module: ModuleType | None = place[0]()
+    if module is None:
+        return False
+    return _is_same(module_dict(module).get(place[1], _MISSING), expected)
+
+
+def in_thrown(frame: FrameType, thrown: Value, name: str, expected: Any) -> bool:
+    """An attribute of the exception."""
+    found = attribute(thrown, name)
+    return isinstance(found, Known) and _is_same(found.value, expected)
+
+
+def text_read(thrown: Value) -> Read | None:
+    """``str()`` of the exception was looked at."""
+    found = text(thrown.value) if isinstance(thrown, Known) else None
+    if found is None or len(found) > _LONGEST_TEXT:
+        return None
+    return _in_text, None, found
+
+
+def _in_text(frame: FrameType, thrown: Value, name: None, expected: str) -> bool:
+    return isinstance(thrown, Known) and text(thrown.value) == expected
+
+
+def code_read(function: FunctionType) -> Read:
+    """It counts what a function does, which a redefinition may change."""
+    return _in_code, weakref.ref(function), function.__code__
+
+
+def _in_code(frame: FrameType, thrown: Value, name: Any, expected: Any) -> bool:
+    function = name()
+    return function is not None and function.__code__ is expected
+
+
+def exit_kind(method: Any) -> tuple[Any, Any] | None:
+    """What the exit methods of two managers share if they do the same."""
+    if type(method) is MethodType and type(method.__func__) is FunctionType:
+        return method.__func__, method.__func__.__code__
+    if type(method) is BuiltinMethodType:
+        return type(method.__self__), method.__name__
+    return None
+
+
+def exit_read(index: int, kind: tuple[Any, Any]) -> Read:
+    """The exit method in slot ``index`` is of a kind that never suppresses."""
+    return _in_exit, index, (weakref.ref(kind[0]), kind[1])
+
+
+def _in_exit(frame: FrameType, thrown: Value, index: int, expected: Any) -> bool:
+    kind = exit_kind(values.slot(frame, index))
+    owner = expected[0]()
+    return (
+        kind is not None
+        and owner is not None
+        and kind[0] is owner
+        and (kind[1] is expected[1] or kind[1] == expected[1])
+    )
+
+
+# --- keeping ---
+
+
+def recall(
+    code: Listing, question: Question, frame: FrameType, thrown: Value
+) -> Answer | None:
+    """What became of such an exception before, if it will again."""
+    answer: Answer
+    for answer in code.answers.get(question, ()):
+        if answer.holds(frame, thrown):
+            return answer
+    return None
+
+
+def answered(
+    reads: Sequence[Read] | None,
+    outcomes: Sequence[Outcome],
+    thrown: Value,
+    entered: tuple[int, ...],
+) -> Answer | None:
+    """What became of ``thrown``, to be kept."""
+    cls = class_of(thrown)
+    if cls is None or reads is None:
+        return None
+    kept: list[Outcome] = []
+    for way in outcomes:
+        raised = _THROWN if way.raised is thrown else way.raised
+        if isinstance(raised, Known):
+            return None
+        kept.append(Outcome(raised, UNKNOWN, way.dirty, way.stored))
+    bases = tuple(map(id, mro(cls)))
+    return Answer(weakref.ref(cls), bases, tuple(reads), tuple(kept), entered)
+
+
+def keep(code: Listing, question: Question, answer: Answer) -> None:
+    """Remember an answer."""
+    if len(code.answers) >= _MOST_QUESTIONS:
+        code.answers.clear()
+    answers = code.answers.setdefault(question, [])
+    if len(answers) >= _MOST_ANSWERS:
+        del answers[0]
+    answers.append(answer)

@@ -1,0 +1,409 @@
+"""Answers that are used again, and exceptions that are known again on their way."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import textwrap
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gpurescue.recovery import guards
+from gpurescue.recovery.handlers import Fate, course, execute
+
+_HANDLER = """
+import contextlib, json
+json.gone = KeyError
+class Names: strict = False
+names = Names()
+strict, seen = False, []
+class Mine(Exception): code = 1
+class Base(Exception): pass
+class Sub(Base): pass
+def caught_by(kind):
+    def inner(error):
+        nonlocal kind
+        if error is None: kind = OSError
+        try:
+            f(Mine)
+        except kind:
+            pass
+    return inner
+inner = caught_by(Mine)
+caught = Mine
+@guard
+def f(error): raise error
+def helper(): return 1
+def handle(error=Mine, limit=0, text="", kinds=(Mine, OSError), kind=Mine):
+    try:
+        f(error)
+    except caught as e:
+        {body}
+def hold(manager):
+    with manager:
+        f(Mine)
+def run():
+    for _ in range(20):
+        try:
+            handle()
+            handle(Mine("good"))
+            inner(1)
+            hold(contextlib.nullcontext())
+        except Exception: pass
+    {change}
+    {last}
+"""
+# What a warm handler does at last, after a change of what it depends on.
+_CHANGES = {
+    "the class": ("pass", "", "handle(KeyError)"),
+    "the name of the class": ("pass", "globals()['caught'] = OSError", "handle()"),
+    "a global": ("if strict: raise", "globals()['strict'] = True", "handle()"),
+    "a local": ("if limit: raise", "", "handle(limit=1)"),
+    "the type of a local": ("if limit is False: raise", "", "handle(limit=False)"),
+    "a string": ("if text == 'a': raise", "", "handle(text='a')"),
+    "a tuple in a local": (
+        "try: f(error)\n        except kinds: pass",
+        "",
+        "handle(kinds=(OSError,))",
+    ),
+    "a class in a local": (
+        "try: f(error)\n        except kind: pass",
+        "",
+        "handle(kind=OSError)",
+    ),
+    "a cell": ("pass", "", "inner(None)"),
+    "what a class inherits from": (
+        "try: f(Sub)\n        except Base: pass",
+        "Sub.__bases__ = (ArithmeticError,)",
+        "handle()",
+    ),
+    "the text": ("if 'bad' in str(e): raise", "", "handle(Mine('bad'))"),
+    "the text in lower case": (
+        "if str(e).lower() == 'bad': raise",
+        "",
+        "handle(Mine('Bad'))",
+    ),
+    "an attribute of the exception": (
+        "if e.code == 2: raise",
+        "Mine.code = 2",
+        "handle()",
+    ),
+    "an attribute": ("if names.strict: raise", "names.strict = True", "handle()"),
+    "a module": (
+        "try: raise json.gone()\n        except KeyError: pass",
+        "json.gone = OSError",
+        "handle()",
+    ),
+    "a function": (
+        "helper()",
+        "def other(): raise OSError\n    helper.__code__ = other.__code__",
+        "handle()",
+    ),
+    "the length of a list": ("if seen: raise", "seen.append(1)", "handle()"),
+    "a manager": ("pass", "", "hold(contextlib.suppress(Mine))"),
+}
+
+
+@pytest.mark.parametrize("change", _CHANGES)
+@pytest.mark.parametrize("mode", ["body", "all"])
+def test_an_answer_is_not_used_when_something_has_changed(
+    change: str, mode: str, play: Callable[..., Any]
+) -> None:
+    body, statement, last = _CHANGES[change]
+    source = _HANDLER.format(body=body, change=statement, last=last)
+    run = play(source, mode)
+    assert not run.false_intercepts(), run.final
+    assert not run.misses(), run.final
+
+
+def test_a_warm_answer_executes_nothing(
+    play: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Classes, names, numbers in local variables and harmless managers are compared."""
+    executed: list[str] = []
+    real = execute.Run.outcomes_of
+
+    def noted(self: Any, path: Any) -> Any:
+        executed.append(self.scope.code.co_name)
+        return real(self, path)
+
+    monkeypatch.setattr(execute.Run, "outcomes_of", noted)
+    run = play("""
+import threading
+lock = threading.Lock()
+@guard
+def f(): raise KeyError
+def handle(attempt):
+    try:
+        with lock:
+            f()
+    except (OSError, ValueError):
+        pass
+    except LookupError as e:
+        if attempt > 3: raise ValueError("too many") from e
+        return attempt
+def run():
+    for i in range(60): handle(i % 3)
+""")
+    assert {verdict.fate for verdict in run.verdicts} == {Fate.HANDLED}
+    assert len(executed) == 3
+
+
+def test_answers_keep_nothing_of_the_program_alive(play: Callable[..., Any]) -> None:
+    run = play("""
+import weakref
+class Big: pass
+class Mine(Exception): pass
+refs = []
+big = Big()
+@guard
+def f():
+    error = Mine()
+    error.big = Big()
+    refs.append(weakref.ref(error.big))
+    raise error
+def handle(value):
+    try: f()
+    except Mine as e: return value, big
+def run():
+    global big
+    for _ in range(3):
+        value = Big()
+        refs.append(weakref.ref(value))
+        handle(value)
+    refs.append(weakref.ref(big))
+    del big, value
+""")
+    refs: list[weakref.ref[Any]] = run.names["refs"]
+    run.verdicts.clear()
+    gc.collect()
+    assert len(refs) == 7
+    assert all(ref() is None for ref in refs)
+
+
+_STATE = {
+    "strict": ["False", "True", "0", "None"],
+    "mode": ["'a'", "'b'", "b'a'", "1.5", "[]", "[1]"],
+    "kind": ["Mine", "Sub", "OSError", "(Mine, OSError)", "(KeyError,)", "()"],
+    "names.flag": ["True", "False"],
+    "Mine.code": ["1", "2"],
+    "helper": ["calm", "angry"],
+}
+_TESTS = [
+    "strict", "not strict", "mode == 'a'", "strict is None", "limit > 1", "limit",
+    "isinstance(e, kind)", "type(e) is Mine", "'x' in str(e)", "names.flag",
+    "e.args == ('x',)", "getattr(e, 'code', 0) == 2", "helper()", "isinstance(e, own)",
+    "str(e).startswith('y')", "len(str(e)) > 1", "limit is strict", "mode in 'ab'",
+    "inner == 1", "e.errno == 2" , "inner is None",
+]  # fmt: skip
+_ENDS = [
+    "raise", "pass", "return", "raise KeyError from e", "print(e, limit, end='')",
+    "raise own", "helper()", "e = None", "limit = 0", "store()",
+    "log.append(e)", "with contextlib.suppress(Mine): raise",
+    "with contextlib.nullcontext(): raise",
+]  # fmt: skip
+_ERRORS = ["Mine('x')", "Mine('y')", "Sub('x')", "OSError(1, 'x')", "OSError(2, 'x')"]
+_LOCALS = ["0, Mine", "2, Mine", "True, OSError", "'x', (Mine, Sub)", "log, Sub"]
+_SHAPE = """
+import contextlib, io, sys
+class Mine(Exception): code = 1
+class Sub(Mine): pass
+class Names: flag = False
+def calm(): return False
+def angry(): raise OSError("no")
+def store():
+    global strict
+    strict = True
+names, log, strict, mode, kind, helper = Names(), [], False, "a", Mine, calm
+@guard
+def f(error):
+    raise error
+def make():
+    inner = None
+    def handle(error, limit, own, given):
+        nonlocal inner
+        inner = given
+        try:
+{block}
+        {clause}
+{handler}
+    return handle
+handle = make()
+def run():
+    with contextlib.redirect_stdout(io.StringIO()):
+{calls}
+"""
+
+
+@st.composite
+def _programs(draw: st.DrawFn) -> str:
+    """A handler, and calls of it between which what it may look at is changed."""
+    pairs = st.tuples(st.sampled_from(_TESTS), st.sampled_from(_ENDS))
+    lines = []
+    for test, end in draw(st.lists(pairs, min_size=1, max_size=3)):
+        lines += [f"if {test}:", f"    {end}"]
+    block = draw(
+        st.sampled_from(["f(error)", "with contextlib.suppress(own): f(error)"])
+    )
+    clause = draw(st.sampled_from(["Exception", "kind", "own", "(own, KeyError)"]))
+    calls: list[str] = []
+    for _ in range(draw(st.integers(2, 8))):
+        name = draw(st.sampled_from(list(_STATE)))
+        value = draw(st.sampled_from(_STATE[name]))
+        change = (
+            f"{name} = {value}" if "." in name else f"globals()['{name}'] = {value}"
+        )
+        error = draw(st.sampled_from(_ERRORS))
+        given_values = draw(st.sampled_from(_LOCALS))
+        inner = draw(st.sampled_from(["1", "None"]))
+        calls += [
+            change,
+            "for _ in range(2):",
+            f"    try: handle({error}, {given_values}, {inner})",
+            "    except BaseException: pass",
+        ]
+    return _SHAPE.format(
+        block=textwrap.indent(block, 12 * " "),
+        clause=f"except {clause} as e:",
+        handler=textwrap.indent("\n".join(lines), 12 * " "),
+        calls=textwrap.indent("\n".join(calls), 8 * " "),
+    )
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(source=_programs(), mode=st.sampled_from(["body", "blocks", "all"]))
+def test_a_warm_verdict_is_the_cold_one_whatever_changes(
+    source: str, mode: str, play: Callable[..., Any], comparing: None
+) -> None:
+    run = play(source, mode, times=2)
+    assert run.verdicts
+    assert not run.differences
+
+
+# --- courses ---
+
+_FRAMES = """
+@guard
+def f(): raise ValueError
+@guard
+def a(): f()
+@guard
+def b(): a()
+"""
+
+
+def _judged(run: Any) -> list[str]:
+    return [verdict.function for verdict in run.verdicts]
+
+
+def test_only_the_first_guard_judges(play: Callable[..., Any], stub: Any) -> None:
+    stub.follows_courses = True
+    run = play(f"""
+{_FRAMES}
+def run():
+    for _ in range(3):
+        try: b()
+        except ValueError: pass
+""")
+    assert _judged(run) == ["f"] * 3
+
+
+def test_who_hands_it_on_after_all_is_noticed(
+    play: Callable[..., Any], stub: Any
+) -> None:
+    """A verdict that proves wrong holds no further than to where it was expected."""
+    stub.follows_courses = True
+    run = play(f"""
+{_FRAMES}
+def odd():
+    try: b()
+    except ValueError as e: exec("raise e")
+@guard
+def outer(): odd()
+def run(): outer()
+""")
+    assert _judged(run) == ["f", "outer"]
+    assert run.verdicts[0].fate is Fate.HANDLED  # what exec does is not looked into
+    assert run.verdicts[1].fate is Fate.UNHANDLED
+
+
+def test_an_exception_that_is_kept_is_judged_again(
+    play: Callable[..., Any], stub: Any
+) -> None:
+    stub.follows_courses = True
+    run = play(f"""
+{_FRAMES}
+kept = []
+@guard
+def again(): raise kept[0]
+@guard
+def outer():
+    try: b()
+    except ValueError as e: kept.append(e)
+    again()
+def run(): outer()
+""")
+    fates = [verdict.fate for verdict in run.verdicts]
+    assert _judged(run) == ["f", "again", "outer"]
+    assert fates == [Fate.HANDLED, Fate.UNHANDLED, Fate.UNHANDLED]
+    assert run.verdicts[-1].fate is Fate.UNHANDLED
+
+
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_the_last_of_many_attempts_is_held(
+    count: int, play: Callable[..., Any], stub: Any
+) -> None:
+    """Each exception, frame and traceback has the id of the one before."""
+    stub.follows_courses = True
+    run = play(f"""
+@guard
+def f(): raise ValueError
+@guard
+def g(): raise ValueError
+@guard
+def outer():
+    for i in range({count}):
+        try:
+            (f, g)[i % 2]()
+        except ValueError:
+            if i == {count} - 1: raise
+def run(): outer()
+""", "all")  # fmt: skip
+    assert len({id(verdict.exc) for verdict in run.verdicts}) == count
+    fates = [verdict.fate for verdict in run.verdicts if verdict.function in "fg"]
+    assert fates == [Fate.HANDLED] * (count - 1) + [Fate.UNHANDLED]
+
+
+def test_a_course_keeps_no_exception_alive(play: Callable[..., Any]) -> None:
+    run = play("""
+import weakref
+class Mine(Exception): pass
+refs = []
+@guard
+def f():
+    error = Mine()
+    refs.append(weakref.ref(error))
+    raise error
+def run():
+    try: f()
+    except Mine: pass
+""")
+    run.verdicts.clear()
+    gc.collect()
+    assert run.names["refs"][0]() is None
+
+
+def test_courses_are_forgotten_with_the_run() -> None:
+    course.note(ValueError(), sys._getframe(), sys._getframe())
+    assert course._courses
+    guards.leave()
+    assert not course._courses
