@@ -116,12 +116,12 @@ def _caught_last(
     run: Catcher, frame: FrameType, block: int, holder: FunctionType | None
 ) -> Continuation | None:
     error = sys.exception()
-    if error is None or _recurs(frame) or _is_importing(frame):
-        frames.show_line_of(error, frame)
-        return None
-    if handlers.is_on_course(error, frame):
+    if error is not None and handlers.is_on_course(error, frame):
         frames.show_line_of(error, frame)
         _hand_back(frame)
+        return None
+    if error is None or _recurs(frame) or _is_importing(frame):
+        frames.show_line_of(error, frame)
         return None
     with frames.showing_line_of(error, frame) as shown:
         found = _safely(run.caught, frame, block, holder, error)

@@ -45,13 +45,17 @@ class _TooLong(Undecided):
 class Machine:
     """Executes frames and functions; one per decision, with one budget.
 
-    ``entered``: the handlers of the live frame that were entered last.
+    Attributes:
+        entered: The handlers of the live frame that were entered last.
+        holds: Says whether the answer of that frame is good for another exception.
+            None if nobody knows.
     """
 
     def __init__(self) -> None:
         self.steps_left = _DECISION_STEPS
         self.depth = 0
         self.entered: tuple[int, ...] = ()
+        self.holds: memory.Holds | None = None
 
     def throw(
         self, frame: FrameType, offset: int, thrown: Value, before: Effects
@@ -63,13 +67,13 @@ class Machine:
         code = listing(frame.f_code)
         found = landing(code, offset)
         if found.entry is None:
-            self.entered = ()
+            self.entered, self.holds = (), memory.always
             dirty = before.dirty or found.effects
             return [Outcome(thrown, UNKNOWN, dirty, before.stored or found.stores)]
         question = Question(offset, id(class_of(thrown)), before.dirty, before.stored)
         answer = memory.recall(code, question, frame, thrown)
         if answer is not None:
-            self.entered = answer.entered
+            self.entered, self.holds = answer.entered, answer.holds
             return answer.outcomes_for(thrown)
         if code.tries.get(found.entry.target, 0) >= _TRIES:
             raise _TooLong("the handler was too long before")
@@ -86,9 +90,10 @@ class Machine:
                 tries = code.tries.get(found.entry.target, 0)
                 code.tries[found.entry.target] = tries + 1
             raise
-        self.entered = tuple(run.entered)
+        self.entered, self.holds = tuple(run.entered), None
         answer = memory.answered(run.reads, outcomes, thrown, self.entered)
         if answer is not None:
+            self.holds = answer.holds
             memory.keep(code, question, answer)
         return outcomes
 

@@ -9,10 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import re
-from types import AsyncGeneratorType, FrameType, FunctionType, GeneratorType, MethodType
+import weakref
+from types import (
+    AsyncGeneratorType,
+    BuiltinMethodType,
+    FrameType,
+    FunctionType,
+    GeneratorType,
+    MethodType,
+)
 from typing import TYPE_CHECKING, Any, Final
 
-from gpurescue.recovery.handlers import groups
+from gpurescue.recovery.handlers import groups, values
 from gpurescue.recovery.handlers.abstract import (
     FALSE,
     TRUE,
@@ -22,7 +30,7 @@ from gpurescue.recovery.handlers.abstract import (
     Value,
 )
 from gpurescue.recovery.handlers.calls import bind, is_from_c, names_type
-from gpurescue.recovery.handlers.memory import exit_kind
+from gpurescue.recovery.handlers.memory import Read, is_same, read_of
 from gpurescue.recovery.handlers.objects import (
     attribute,
     boolean,
@@ -71,14 +79,6 @@ def leave(
     if owner is not None:
         arguments.insert(0, owner)
     return machine.call(function, bind(function, arguments), before, own=True)
-
-
-def lasting_kind(exit_method: Value) -> tuple[Any, Any] | None:
-    """The kind of an exit that does the same each time: it never suppresses."""
-    kind = exit_kind(exit_method.value) if isinstance(exit_method, Known) else None
-    if kind is None or type(kind[0]) is not FunctionType:
-        return kind
-    return kind if _never_suppresses(listing(kind[0].__code__)) else None
 
 
 def _parts(exit_method: Value) -> tuple[Any, Value | None]:
@@ -225,7 +225,7 @@ def _leave_stack(
 
 def _leave_suppress(owner: Value, thrown: Value) -> list[Outcome] | None:
     """``contextlib.suppress``; of a group it takes out what it suppresses."""
-    expected = attribute(owner, "_exceptions")
+    expected = attribute(owner, _KINDS)
     answer = None if groups.is_group(thrown) else matches(thrown, expected)
     return None if answer is None else [Outcome(None, boolean(answer))]
 
@@ -256,3 +256,77 @@ def _is_found(pattern: Any, thrown: Value) -> bool:
     if shown is None or type(pattern) is not str:
         return False
     return re.search(pattern, shown) is not None
+
+
+# --- exits that do the same each time ---
+
+
+def exit_read(machine: Machine, index: int, method: Any, thrown: Value) -> Read | None:
+    """How to tell that the exit in slot ``index`` does again what it has just done."""
+    kind = _kind(method)
+    if kind is None:
+        return None
+    if kind[0] is _SUPPRESS_EXIT and not groups.is_group(thrown):
+        return read_of(_in_suppress, index, attribute(Known(method.__self__), _KINDS))
+    if kind[0] is _GENERATOR_EXIT and machine.holds is not None:
+        waiting = _waiting(method.__self__)
+        if waiting is None:
+            return None
+        return _in_generator, index, (waiting.f_code, waiting.f_lasti, machine.holds)
+    if type(kind[0]) is FunctionType and not _never_suppresses(listing(kind[1])):
+        return None
+    return _in_exit, index, (weakref.ref(kind[0]), kind[1])
+
+
+def _kind(method: Any) -> tuple[Any, Any] | None:
+    """What the exit methods of two managers share if they do the same."""
+    if type(method) is MethodType and type(method.__func__) is FunctionType:
+        return method.__func__, method.__func__.__code__
+    if type(method) is BuiltinMethodType:
+        return type(method.__self__), method.__name__
+    return None
+
+
+def _in_exit(frame: FrameType, thrown: Value, index: int, expected: Any) -> bool:
+    """An exit that never suppresses."""
+    kind = _kind(values.slot(frame, index))
+    owner = expected[0]()
+    return (
+        kind is not None
+        and owner is not None
+        and kind[0] is owner
+        and (kind[1] is expected[1] or kind[1] == expected[1])
+    )
+
+
+def _in_suppress(frame: FrameType, thrown: Value, index: int, expected: Any) -> bool:
+    """``contextlib.suppress`` of the same classes."""
+    method = values.slot(frame, index)
+    if type(method) is not MethodType or method.__func__ is not _SUPPRESS_EXIT:
+        return False
+    found = attribute(Known(method.__self__), _KINDS)
+    return isinstance(found, Known) and is_same(found.value, expected)
+
+
+def _in_generator(frame: FrameType, thrown: Value, index: int, expected: Any) -> bool:
+    """``@contextmanager``: the generator waits at the same place, and does the same."""
+    method = values.slot(frame, index)
+    if type(method) is not MethodType or method.__func__ is not _GENERATOR_EXIT:
+        return False
+    waiting = _waiting(method.__self__)
+    if waiting is None or waiting.f_code is not expected[0]:
+        return False
+    return waiting.f_lasti == expected[1] and bool(expected[2](waiting, thrown))
+
+
+def _waiting(manager: Any) -> FrameType | None:
+    """The frame of a manager's generator, if it waits at a plain yield."""
+    held = attribute(Known(manager), "gen")
+    generator = held.value if isinstance(held, Known) else None
+    if type(generator) is not GeneratorType or generator.gi_running:
+        return None
+    frame: FrameType | None = generator.gi_frame
+    return frame if generator.gi_yieldfrom is None else None
+
+
+_KINDS: Final = "_exceptions"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import BuiltinMethodType, FrameType, FunctionType, MethodType, ModuleType
+from types import FrameType, FunctionType, ModuleType
 from typing import Any, Final, NamedTuple
 
 from gpurescue.recovery.handlers import values
@@ -31,6 +31,7 @@ from gpurescue.recovery.handlers.tables import Listing, ops
 # How to look at something, its name or number, and what was found there.
 Check = Callable[[FrameType, Value, Any, Any], bool]
 Read = tuple[Check, Any, Any]
+Holds = Callable[[FrameType, Value], bool]
 
 _MOST_QUESTIONS: Final = 256  # for one code object
 _MOST_ANSWERS: Final = 4  # for one question
@@ -136,7 +137,7 @@ def _is_short(value: Any) -> bool:
     return value is None or kind is int or kind is bool
 
 
-def _is_same(found: Any, expected: Any) -> bool:
+def is_same(found: Any, expected: Any) -> bool:
     """Whether what is there now is what ``read_of`` has seen."""
     kind = type(expected)
     if kind is weakref.ref:
@@ -156,18 +157,18 @@ def in_globals(frame: FrameType, thrown: Value, name: str, expected: Any) -> boo
     found = dict.get(frame.f_globals, name, _MISSING)
     if found is _MISSING:
         found = dict.get(frame.f_builtins, name, _MISSING)
-    return _is_same(found, expected)
+    return is_same(found, expected)
 
 
 def in_local(frame: FrameType, thrown: Value, index: int, expected: Any) -> bool:
     """Local variable number ``index``."""
-    return _is_same(values.local(frame, index), expected)
+    return is_same(values.local(frame, index), expected)
 
 
 def in_cell(frame: FrameType, thrown: Value, index: int, expected: Any) -> bool:
     """What the cell in local variable ``index`` holds."""
     found = contents(values.local(frame, index))
-    return isinstance(found, Known) and _is_same(found.value, expected)
+    return isinstance(found, Known) and is_same(found.value, expected)
 
 
 def in_module(
@@ -177,13 +178,13 @@ def in_module(
     module: ModuleType | None = place[0]()
     if module is None:
         return False
-    return _is_same(module_dict(module).get(place[1], _MISSING), expected)
+    return is_same(module_dict(module).get(place[1], _MISSING), expected)
 
 
 def in_thrown(frame: FrameType, thrown: Value, name: str, expected: Any) -> bool:
     """An attribute of the exception."""
     found = attribute(thrown, name)
-    return isinstance(found, Known) and _is_same(found.value, expected)
+    return isinstance(found, Known) and is_same(found.value, expected)
 
 
 def text_read(thrown: Value) -> Read | None:
@@ -208,32 +209,12 @@ def _in_code(frame: FrameType, thrown: Value, name: Any, expected: Any) -> bool:
     return function is not None and function.__code__ is expected
 
 
-def exit_kind(method: Any) -> tuple[Any, Any] | None:
-    """What the exit methods of two managers share if they do the same."""
-    if type(method) is MethodType and type(method.__func__) is FunctionType:
-        return method.__func__, method.__func__.__code__
-    if type(method) is BuiltinMethodType:
-        return type(method.__self__), method.__name__
-    return None
-
-
-def exit_read(index: int, kind: tuple[Any, Any]) -> Read:
-    """The exit method in slot ``index`` is of a kind that never suppresses."""
-    return _in_exit, index, (weakref.ref(kind[0]), kind[1])
-
-
-def _in_exit(frame: FrameType, thrown: Value, index: int, expected: Any) -> bool:
-    kind = exit_kind(values.slot(frame, index))
-    owner = expected[0]()
-    return (
-        kind is not None
-        and owner is not None
-        and kind[0] is owner
-        and (kind[1] is expected[1] or kind[1] == expected[1])
-    )
-
-
 # --- keeping ---
+
+
+def always(frame: FrameType, thrown: Value) -> bool:
+    """For a frame without a handler."""
+    return True
 
 
 def recall(

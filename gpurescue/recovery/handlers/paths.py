@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import CellType, CodeType, FrameType, FunctionType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from gpurescue.recovery.handlers import values
 from gpurescue.recovery.handlers.abstract import (
@@ -24,8 +23,7 @@ class Undecided(Exception):
     """The outcome depends on something that cannot be known: let it pass."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How one path through a frame's code ends.
 
     Attributes:

@@ -14,7 +14,6 @@ from gpurescue.recovery.handlers.abstract import (
     Slot,
     Value,
 )
-from gpurescue.recovery.handlers.memory import exit_read
 from gpurescue.recovery.handlers.objects import (
     boolean,
     is_exception,
@@ -129,10 +128,11 @@ def _before_with(run: Run, path: Path, at: Instruction) -> None:
 def _with_except_start(run: Run, path: Path, at: Instruction) -> bool:
     held, thrown, reads = path.stack[-4], run.resolve(path.stack[-1]), run.reads
     leave = run.resolve(held)
-    kind = managers.lasting_kind(leave) if isinstance(held, Slot) else None
-    if reads is not None and isinstance(held, Slot) and kind is not None:
-        run.reads = [*reads, exit_read(held.index, kind)]
     outcomes = run.machine.leave(leave, thrown, path)
+    if reads is not None and isinstance(held, Slot) and isinstance(leave, Known):
+        run.reads = reads if thrown is run.thrown else None
+        index, method = held.index, leave.value
+        run.note_read(managers.exit_read(run.machine, index, method, thrown))
     return finish_call(run, path, at, outcomes)
 
 
