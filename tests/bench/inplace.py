@@ -17,6 +17,13 @@ Prints a table and, as its last line, one JSON object:
                    parameters, Adam state and RNG streams bit-identical to the program
                    that never had it, run in another process without gpurescue
     scenarios      how many placements there are
+    handled_warm_us, handled_cold_ms
+                   what an exception costs that the program handles, while a run is
+                   active, against the same program without guards: the worst kind of
+                   handler of handled.py, after many exceptions and for the first one
+    handled_idle_us
+                   the same while no run is active; handled_idle_noise_us a second
+                   plain copy: the A/A row
 """
 
 from __future__ import annotations
@@ -36,6 +43,7 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS.parent), str(TESTS / "recovery"), str(TESTS / "kernel")]
 sys.path.insert(0, str(TESTS / "scenarios"))
 
+import handled  # noqa: E402
 import harness  # noqa: E402
 import placements  # noqa: E402
 from driver import Notebook  # noqa: E402
@@ -249,7 +257,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="a short run")
     quick = parser.parse_args().quick
-    figures: dict[str, Any] = overhead(quick)
+    figures: dict[str, Any] = overhead(quick) | handled.worst(quick)
     resumed = sorted(resume_latency(10 if quick else 40))
     figures["resume_ms"] = statistics.median(resumed)
     figures["resume_ms_p95"] = resumed[int(0.95 * (len(resumed) - 1))]
