@@ -11,7 +11,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path[:0] = [
     str(Path(__file__).parent / name)
-    for name in ("recovery", "scenarios", "kernel", "state")
+    for name in ("recovery", "scenarios", "kernel", "state", "state/halfway")
 ]
 
 

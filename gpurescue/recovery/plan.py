@@ -134,7 +134,7 @@ def make(suspension: Suspension, restart: Restart, latest: Latest) -> Plan:
 
 def _rolled_back(made: Plan, rollbacks: Sequence[Rollback]) -> Plan:
     """The plan, with what is taken back before it runs."""
-    notes = tuple(rollback.note for rollback in rollbacks)
+    notes = tuple(rollback.note for rollback in rollbacks if rollback.note)
     return replace(made, rollbacks=tuple(rollbacks), notes=(*made.notes, *notes))
 
 
@@ -291,7 +291,7 @@ def _again(
 def _begun(suspension: Suspension, held: HeldFrame, new: ast.stmt) -> tuple[str, ...]:
     """Say which part of the statement had begun elsewhere, and begins again."""
     part = operands.failing_part(held.statement, held.span)
-    if held.index or part is None:
+    if held.index or part is None or suspension.rollbacks:
         return ()
     if not any(ast.dump(n) == ast.dump(part) for n in ast.walk(new)):
         return ()
