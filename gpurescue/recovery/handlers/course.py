@@ -16,6 +16,7 @@ from gpurescue.recovery.handlers.shapes import landing
 from gpurescue.recovery.handlers.tables import listing
 
 _NEAR = 32  # entries of a traceback from one guard to the next
+_FAR = 128  # frames to where the decision fell; further out guards ask again
 _MOST = 4  # a context manager may throw the same exception into its generator
 
 
@@ -29,7 +30,8 @@ class Course:
         frame: Id of the frame of the guard that it passed last.
         code: Id of the code that runs there.
         lasti: Where that guard's handler stands; outer ones stand further down.
-        stop: Id of the frame in which it is handled, becomes another exception, or
+        way: Ids of the frames from there to where its fate is decided.
+        stop: The last of them, in which it is handled, becomes another exception, or
             in which that is not certain.
         targets: The handlers that it enters there.
     """
@@ -39,6 +41,7 @@ class Course:
     frame: int
     code: int
     lasti: int
+    way: frozenset[int]
     stop: int
     targets: tuple[int, ...]
 
@@ -58,9 +61,21 @@ def note(
         courses.clear()
     made = Course(
         id(error), type(error), id(frame), id(frame.f_code), frame.f_lasti,
-        id(stop), targets,
+        _way(frame, stop), id(stop), targets,
     )  # fmt: skip
     courses.append(made)
+
+
+def _way(frame: FrameType, stop: FrameType) -> frozenset[int]:
+    """The frames that will be left. Where it is raised again it may be in others."""
+    found: list[int] = []
+    outer: FrameType | None = frame
+    while outer is not None and len(found) < _FAR:
+        found.append(id(outer))
+        if outer is stop:
+            break
+        outer = outer.f_back
+    return frozenset(found)
 
 
 def forget() -> None:
@@ -82,7 +97,7 @@ def is_on_course(error: BaseException, frame: FrameType) -> bool:
 def _follows(course: Course, error: BaseException, frame: FrameType) -> bool:
     """Whether the guard in ``frame`` is the next one on this course."""
     place, lasti = id(frame), frame.f_lasti
-    if course.kind is not type(error):
+    if course.kind is not type(error) or place not in course.way:
         return False
     if place == course.frame:
         if course.code != id(frame.f_code) or lasti <= course.lasti:

@@ -432,6 +432,23 @@ def run(): outer()
     assert fates == [Fate.HANDLED] * (count - 1) + [Fate.UNHANDLED]
 
 
+def test_an_exception_that_is_stored_is_judged_again_where_it_is_raised(
+    play: Callable[..., Any], stub: Any
+) -> None:
+    """Its way has ended in the task; where it is raised again, nobody takes it."""
+    stub.follows_courses = True
+    run = play("""
+import asyncio
+@guard
+async def f(): raise ValueError
+@guard
+def outer(): asyncio.run(f())
+def run(): outer()
+""")
+    assert _judged(run) == ["f", "outer"]
+    assert run.verdicts[-1].fate is Fate.UNHANDLED
+
+
 def test_a_course_keeps_no_exception_alive(play: Callable[..., Any]) -> None:
     run = play("""
 import weakref
