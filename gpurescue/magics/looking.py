@@ -16,7 +16,7 @@ from gpurescue.recovery import frames
 from gpurescue.recovery.engine import State
 from gpurescue.recovery.plan import frame_at
 from gpurescue.recovery.suspension import HeldFrame, Suspension
-from gpurescue.source import operands
+from gpurescue.source import names
 
 _HOW = {
     State.RUNNING: "It is running.",
@@ -80,7 +80,7 @@ def evaluate(front: Front, text: Text, index: int = 0) -> Any:
     tree = compile(
         text.source, text.filename, "exec", front.shell.flags | ast.PyCF_ONLY_AST, True
     )
-    held.changed |= operands.changed_names(tree.body)
+    held.changed |= names.changed(tree.body)
     if frames.is_body(frame.frame):
         return _clean(front, lambda: _run_in_namespace(front, frame, tree, text))
     scope = at.FrameScope(held, frame)

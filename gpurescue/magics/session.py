@@ -23,7 +23,7 @@ from gpurescue.recovery.hooks import Hooks
 from gpurescue.recovery.hotswap import Redefinitions
 from gpurescue.recovery.plan import Action, Plan, Restart
 from gpurescue.recovery.suspension import Suspension
-from gpurescue.source import foreign, operands
+from gpurescue.source import foreign, names
 from gpurescue.source.cells import Definition
 
 _log = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ class Session:
         job = self.alive
         held = job.run.suspension if job is not None else None
         if held is not None:
-            held.changed |= operands.changed_names(tree.body)
+            held.changed |= names.changed(tree.body)
 
     # -- starting --------------------------------------------------------------------
 

@@ -153,6 +153,8 @@ class Continuation:
         with own.harmless("Edited callers keep their old code."):
             if self.on_returned is not None:
                 self.on_returned(self.live.frame)
+        if self.origin is not None:
+            self.origin.__traceback__ = None  # or all its frames stay, and tensors
         return value
 
     def _report_to(self, parent: Continuation) -> None:

@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from gpurescue.recovery import own
+from gpurescue.source.transform import GUARDS
 
 _log = logging.getLogger(__name__)
 
@@ -284,15 +285,23 @@ class Clock:
 def length(iterable: object) -> int | None:
     """How many items there will be; None if that cannot be told for free.
 
-    Looks through ``enumerate``, whose ``__reduce__`` names the iterator inside.
+    Looks through ``enumerate``, whose ``__reduce__`` names the iterator inside. What
+    the user has written is not asked: it would be seen to run.
     """
     if isinstance(iterable, enumerate):
         iterable = iterable.__reduce__()[1][0]
+    if any(_is_users(type(iterable), name) for name in ("__len__", "__length_hint__")):
+        return None
     try:
         hint = operator.length_hint(iterable, -1)
     except Exception:  # noqa: BLE001 - a user's own __len__ may raise anything
         return None
     return hint if hint >= 0 else None
+
+
+def _is_users(kind: type, name: str) -> bool:
+    code = getattr(getattr(kind, name, None), "__code__", None)
+    return code is not None and GUARDS in code.co_consts
 
 
 def _listen() -> None:

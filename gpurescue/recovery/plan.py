@@ -10,15 +10,14 @@ from typing import Any
 
 from gpurescue.errors import CannotResume, PatchRejected, UsageError
 from gpurescue.protocols import Rollback, Skippable
-from gpurescue.recovery import continuation, frames, loops, reach
+from gpurescue.recovery import again, continuation, frames, loops
 from gpurescue.recovery.continuation import Target
 from gpurescue.recovery.suspension import HeldFrame, Suspension
-from gpurescue.source import align, locate, operands, remainder
+from gpurescue.source import align, locate, remainder
 from gpurescue.source import tree as trees
 from gpurescue.source.align import Alignment
 from gpurescue.source.cells import Definition
 from gpurescue.source.locate import Site
-from gpurescue.source.operands import Operand
 from gpurescue.source.remainder import Path, Step
 from gpurescue.source.tree import Held, Loop
 
@@ -134,7 +133,7 @@ def make(suspension: Suspension, restart: Restart, latest: Latest) -> Plan:
 
 def _rolled_back(made: Plan, rollbacks: Sequence[Rollback]) -> Plan:
     """The plan, with what is taken back before it runs."""
-    notes = tuple(rollback.note for rollback in rollbacks if rollback.note)
+    notes = tuple(rollback.note for rollback in rollbacks)
     return replace(made, rollbacks=tuple(rollbacks), notes=(*made.notes, *notes))
 
 
@@ -244,66 +243,8 @@ def _head(
         return (*before, remainder.reenter(failing)), {}, ()
     if held.site is not Site.STATEMENT:
         return (*before, trees.copied(block[last])), {}, ()
-    slots = {
-        operand.slot: frames.hidden(
-            held.frame, operands.slot_name(operand.slot), operands.EMPTY
-        )
-        for operand in operands.operands(held.statement)
-    }
-    done = [
-        operand
-        for operand in operands.ready(held.statement, held.span)
-        if slots[operand.slot] is not operands.EMPTY
-    ]
-    changed = suspension.changed | operands.changed_names(before)
-    usable = [
-        operand
-        for operand in done
-        if not operands.names_in(operand.node) & changed
-        and not _is_affected(operand, suspension, held)
-    ]
-    again, given, unused = operands.reuse(block[last], slots, usable)
-    notes = (*_again(done, usable, unused), *_begun(suspension, held, block[last]))
-    return (*before, *again), given, notes
-
-
-def _is_affected(operand: Operand, suspension: Suspension, held: HeldFrame) -> bool:
-    """True if a function that was edited may have had a part in the value."""
-    known = {**held.frame.f_globals, **held.frame.f_locals}
-    names = operands.names_in(operand.node)
-    roots = [known[name] for name in names if name in known]
-    return reach.reaches(roots, suspension.edited)
-
-
-def _again(
-    done: list[Operand], usable: list[Operand], unused: list[Operand]
-) -> tuple[str, ...]:
-    """Say which calls of the statement run twice, or have run for nothing."""
-    notes: tuple[str, ...] = ()
-    again = [ast.unparse(o.node) for o in done if o not in usable]
-    if again:
-        notes += ("runs again, since what it uses was edited: " + _quoted(again),)
-    if unused:
-        notes += ("had already run: " + _quoted([ast.unparse(o.node) for o in unused]),)
-    return notes
-
-
-def _begun(suspension: Suspension, held: HeldFrame, new: ast.stmt) -> tuple[str, ...]:
-    """Say which part of the statement had begun elsewhere, and begins again."""
-    part = operands.failing_part(held.statement, held.span)
-    if held.index or part is None or suspension.rollbacks:
-        return ()
-    if not any(ast.dump(n) == ast.dump(part) for n in ast.walk(new)):
-        return ()
-    text = f"runs again from its beginning: {_quoted([ast.unparse(part)])}"
-    if operands.has_begun_by_itself(part):
-        return (text,)
-    where = ", ".join(suspension.failed_inside)
-    return (f"{text} ({where})",) if where else ()
-
-
-def _quoted(texts: list[str]) -> str:
-    return ", ".join(f"`{text[:60]}`" for text in texts)
+    made = again.head(suspension, held, new, failing, before)
+    return (*before, *made.nodes), made.values, made.notes
 
 
 def _block(definition: Definition, path: Path) -> list[ast.stmt]:

@@ -9,17 +9,19 @@ functions use, attributes and items. When in doubt the answer is yes.
 
 from __future__ import annotations
 
+import dis
 import functools
 from collections.abc import Iterable, Iterator
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from gpurescue.recovery import frames
-from gpurescue.source import cells, versions
+from gpurescue.source import cells, transform, versions
 
 Key = tuple[str, int]
 
 _LIMIT = 20_000
+_MORE = object()
 _LEAVES = (str, bytes, int, float, complex, bool, type(None), ModuleType, CodeType)
 
 
@@ -30,20 +32,65 @@ def reaches(roots: Iterable[Any], edited: set[Key]) -> bool:
         roots: The objects that an expression names.
         edited: Keys of the definitions that have taken the place of others.
     """
-    if not edited:
-        return False
-    waiting, seen = list(roots), set[int]()
+    return bool(edited) and any(
+        value is _MORE
+        or (isinstance(value, FunctionType) and _is_edited(value, edited))
+        for value in _reachable(roots)
+    )
+
+
+def leads_to(roots: Iterable[Any], target: Any) -> bool:
+    """Tell whether code that starts from ``roots`` can get hold of ``target``."""
+    return any(value is _MORE or value is target for value in _reachable(roots))
+
+
+def stores(roots: Iterable[Any], name: str, operations: tuple[str, ...]) -> bool:
+    """Tell whether code of the user's behind ``roots`` may store ``name``.
+
+    Args:
+        roots: The objects that an expression names.
+        name: A variable or an attribute.
+        operations: The instructions that would store it.
+    """
+    return any(
+        value is _MORE
+        or (
+            isinstance(value, FunctionType)
+            and is_users(value)
+            and _stores(value.__code__, name, operations)
+        )
+        for value in _reachable(roots)
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _stores(code: CodeType, name: str, operations: tuple[str, ...]) -> bool:
+    inner = [c for c in code.co_consts if isinstance(c, CodeType)]
+    own = any(
+        operation.opname in operations and operation.argval == name
+        for operation in dis.get_instructions(code)
+    )
+    return own or any(_stores(c, name, operations) for c in inner)
+
+
+def is_users(function: FunctionType) -> bool:
+    """Tell whether a function is code of the user's, by its guards."""
+    return transform.GUARDS in function.__code__.co_consts
+
+
+def _reachable(roots: Iterable[Any]) -> Iterator[Any]:
+    """What ``roots`` lead to; ``_MORE`` when it gets too much to look at."""
+    waiting, seen = list(roots), dict[int, Any]()
     while waiting:
         value = waiting.pop()
         if id(value) in seen or isinstance(value, _LEAVES):
             continue
-        seen.add(id(value))
+        seen[id(value)] = value  # alive, or its number may come again
         if len(seen) > _LIMIT:
-            return True
-        if isinstance(value, FunctionType) and _is_edited(value, edited):
-            return True
+            yield _MORE
+            return
+        yield value
         waiting += _from(value)
-    return False
 
 
 def _is_edited(function: FunctionType, edited: set[Key]) -> bool:

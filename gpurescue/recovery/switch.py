@@ -154,15 +154,24 @@ def standing_before(frame: FrameType, definition: Definition) -> Path | None:
     """The statement that ``frame`` is about to begin; None inside of one."""
     at = locate.position(frame.f_code, frame.f_lasti)
     path = locate.find(definition.scope.body, at) if at else None
-    if at is None or path is None:
+    if at is None or at.is_ours or path is None:
         return None
     node = remainder.statement(definition.scope.body, path)
+    if _does_nothing(node):
+        return None
     first = locate.first_offset(frame.f_code, node)
     if isinstance(node, Loop) and _is_next_round(frame, node, first):
         return (*path[:-1], Step(path[-1].at, "body"), Step(len(node.body)))
     if first is None or not _begins(frame, node, first):
         return None
     return path
+
+
+def _does_nothing(node: ast.stmt) -> bool:
+    """True for a statement that is only a line: the guard may not reach that far."""
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant)
+    return isinstance(node, ast.Pass | ast.Break | ast.Continue)
 
 
 def _is_next_round(frame: FrameType, node: Loop, first: int | None) -> bool:
@@ -174,6 +183,8 @@ def _is_next_round(frame: FrameType, node: Loop, first: int | None) -> bool:
 
 def _begins(frame: FrameType, node: ast.stmt, first: int) -> bool:
     code = frame.f_code
+    if isinstance(node, ast.Match) and frame.f_lasti != first:
+        return False  # at one of its cases
     if locate.is_inside_run(code, node, frame.f_lasti):
         return False
     return depth_at(code, frame.f_lasti) == depth_at(code, first)

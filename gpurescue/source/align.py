@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -128,7 +129,7 @@ def behind(old: Sequence[ast.stmt], new: Sequence[ast.stmt], last: int) -> int:
     pairs = _pairs(old, new)
     if last in pairs:
         return pairs[last] + 1
-    edited = _edited_at(pairs, len(new), last, len(old))
+    edited = _edited_at(old, new, pairs, last)
     if edited is not None:
         return edited + 1
     return 1 + max((pairs[i] for i in range(last) if i in pairs), default=-1)
@@ -141,7 +142,7 @@ def _align_failing(
     by_new = {j: i for i, j in pairs.items()}
     limit = pairs.get(failing)
     if limit is None:
-        limit = _edited_at(pairs, len(new), failing, len(old))
+        limit = _edited_at(old, new, pairs, failing)
     if limit is None:
         following = behind(old, new, failing - 1) if failing else 0
         line = new[following].lineno if following < len(new) else "LINE"
@@ -166,14 +167,24 @@ def _align_failing(
 
 
 def _edited_at(
-    pairs: dict[int, int], num_new: int, failing: int, num_old: int
+    old: Sequence[ast.stmt], new: Sequence[ast.stmt], pairs: dict[int, int], index: int
 ) -> int | None:
-    """First new statement in the gap where the failing one stood."""
-    after = min(
-        (pairs[i] for i in range(failing, num_old) if i in pairs), default=num_new
+    """The statement most like ``old[index]`` in the gap where that one stood."""
+    low = max((pairs[i] for i in range(index) if i in pairs), default=-1)
+    high = min(
+        (pairs[i] for i in range(index, len(old)) if i in pairs), default=len(new)
     )
-    before = max((pairs[i] for i in range(failing) if i in pairs), default=-1)
-    return before + 1 if before + 1 < after else None
+    gap = range(low + 1, high)
+    return max(gap, key=lambda j: (_likeness(old[index], new[j]), -j), default=None)
+
+
+def _likeness(old: ast.stmt, new: ast.stmt) -> tuple[bool, bool, float]:
+    is_alike = type(old) is type(new)
+    if is_alike and _header(old) == _header(new):
+        return True, True, 1.0
+    before, after = (re.findall(r"\w+|\S", ast.unparse(n)) for n in (old, new))
+    matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
+    return is_alike, False, matcher.ratio()
 
 
 def _gap_had_run(pairs: dict[int, int], resume: int, failing: int) -> bool:

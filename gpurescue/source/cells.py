@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import CodeType
 
-from gpurescue.source import transform, versions
+from gpurescue.source import operands, transform, versions
 from gpurescue.source import tree as trees
 from gpurescue.source.quiet import compiled, quietly
 from gpurescue.source.tree import Function, Layout, Scope
@@ -70,6 +70,14 @@ class Unit:
     definitions: dict[int, Definition]
     path: str
     _codes: dict[tuple[str, int], CodeType] | None = None
+    _rebound: frozenset[str] | None = None
+
+    @property
+    def rebound(self) -> frozenset[str]:
+        """Names that functions in it bind and that are not their own."""
+        if self._rebound is None:
+            self._rebound = operands.rebound(self.tree)
+        return self._rebound
 
     @property
     def is_file(self) -> bool:

@@ -37,6 +37,11 @@ class Position:
     offset: int
     span: tuple[int, int, int, int]
 
+    @property
+    def is_ours(self) -> bool:
+        """True for what a guard has added: it takes no room in the source."""
+        return self.span[1] >= 0 and self.span[:2] == self.span[2:]
+
 
 def position(code: CodeType, lasti: int) -> Position | None:
     """The source position of the instruction at byte offset ``lasti``."""
@@ -127,7 +132,9 @@ def _offsets(code: CodeType, node: ast.stmt) -> list[int]:
     return [
         op.offset
         for op in _operations(code).found
-        if (at := position(code, op.offset)) is not None and _contains(own, at.span)
+        if (at := position(code, op.offset)) is not None
+        and not at.is_ours
+        and _contains(own, at.span)
     ]
 
 

@@ -78,7 +78,7 @@ def _inside(
     block = trees.child_block(node, step.field, step.handler)
     rest = remainder(block, path, head)
     if isinstance(node, Loop) and step.field == "body":
-        return [_once(node, rest)]
+        return [once(node, rest)]
     if isinstance(node, Held) and step.field != "orelse":
         raise CannotResume(
             f"Line {node.lineno} holds a `{kind(node)}` block that cannot be entered "
@@ -100,7 +100,8 @@ def kind(node: ast.stmt) -> str:
     return names.get(type(node), type(node).__name__.lower())
 
 
-def _once(loop: Loop, rest: list[ast.stmt]) -> ast.stmt:
+def once(loop: Loop, rest: list[ast.stmt]) -> ast.stmt:
+    """The rest of a round of ``loop``, and then its other rounds."""
     (once,) = hidden.statements(f"for {ONCE} in (0,): pass")
     assert isinstance(once, ast.For)
     once.body = rest or once.body

@@ -70,7 +70,7 @@ def compile_function(
     flags = future_flags(like)
     plain = compiled(trees.copied(tree), like.co_filename, flags)
     inner.body = body
-    _guard(inner, block, plain, _find_code(plain), is_async=is_async)
+    _guard(inner, block, plain, definition, is_async=is_async)
     inner.body = [*prologue, *inner.body]
     unit = definition.unit
     made = _find_code(compiled(tree, unit.path, flags))
@@ -91,7 +91,7 @@ def compile_module(
     ast.fix_missing_locations(tree)
     filename = definition.unit.path
     plain = compiled(trees.copied(tree), filename, flags)
-    _guard(tree, block, plain, None, is_async=is_async)
+    _guard(tree, block, plain, definition, is_async=is_async)
     if is_async:
         tree.body += hidden.statements("if False: await None")
     return compiled(tree, filename, flags)
@@ -101,20 +101,22 @@ def _guard(
     scope: trees.Scope,
     block: int,
     plain: CodeType,
-    own: CodeType | None,
+    definition: Definition,
     *,
     is_async: bool,
 ) -> None:
     """Guard a remainder, and the functions that it defines."""
-    codes = transform.functions_of(plain)
+    codes, unstable = transform.functions_of(plain), definition.unit.rebound
     nested = [n for n in ast.walk(scope) if isinstance(n, trees.Function)]
-    cells = transform.cells_of(own) if own else ()
+    is_module = isinstance(scope, ast.Module)
+    cells = () if is_module else transform.cells_of(_find_code(plain))
     layout = trees.collect(scope, top=block)
-    transform.guard_layout(layout, cells, is_async=is_async)
+    transform.guard_layout(layout, cells, unstable, is_async=is_async)
     for node in nested:
         if node is not scope:
             code = codes.get((node.name, trees.first_line(node)))
-            transform.guard_scope(node, cells=transform.cells_of(code) if code else ())
+            cells = transform.cells_of(code) if code else ()
+            transform.guard_scope(node, cells=cells, unstable=unstable)
 
 
 def _inner(body: list[ast.stmt], line: int, *, is_async: bool) -> trees.Function:
@@ -138,7 +140,11 @@ def _wrap(
         wrapped = owner
     (outer,) = hidden.statements(f"def {OUTER}(): pass")
     assert isinstance(outer, ast.FunctionDef)
-    outer.body = [*hidden.clear(_own_cells(variables)), wrapped]
+    cells = _own_cells(variables)
+    outer.body = [*hidden.clear(cells), wrapped]
+    if wrapped is not inner and definition.class_name not in cells:
+        # Methods that name their own class mean the global one, not this.
+        outer.body[:0] = hidden.statements(f"global {definition.class_name}")
     return ast.Module(body=[outer], type_ignores=[])
 
 
@@ -197,12 +203,12 @@ def _prologue(
 
 
 def _find_code(code: CodeType) -> CodeType:
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            if constant.co_name == BODY:
-                return constant
-            if constant.co_name == OUTER or OUTER in constant.co_qualname:
-                return _find_code(constant)
+    waiting = [code]
+    while waiting:
+        found = waiting.pop()
+        if found.co_name == BODY:
+            return found
+        waiting += [c for c in found.co_consts if isinstance(c, CodeType)]
     raise LookupError("The continuation has no body.")
 
 

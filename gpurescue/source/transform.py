@@ -46,13 +46,16 @@ def guard_module(
         body: True for the body of a ``%%resilient`` cell.
         skipped: First lines of functions to leave as they are; 0 is the body.
     """
+    unstable = operands.rebound(tree)
     for scope in list(trees.scopes(tree)):
         if isinstance(scope, ast.Module):
             if body and 0 not in skipped:
-                guard_scope(scope, cells=(), is_async=awaits(scope))
+                is_async = awaits(scope)
+                guard_scope(scope, cells=(), unstable=unstable, is_async=is_async)
         elif trees.first_line(scope) not in skipped:
             code = variables.get((scope.name, trees.first_line(scope)))
-            guard_scope(scope, cells=cells_of(code) if code else ())
+            cells = cells_of(code) if code else ()
+            guard_scope(scope, cells=cells, unstable=unstable)
     return tree
 
 
@@ -72,9 +75,19 @@ def functions_of(code: CodeType) -> dict[tuple[str, int], CodeType]:
 
 
 def guard_scope(
-    scope: Scope, *, cells: tuple[str, ...], is_async: bool | None = None
+    scope: Scope,
+    *,
+    cells: tuple[str, ...],
+    unstable: Set[str],
+    is_async: bool | None = None,
 ) -> None:
     """Guard one function (or the cell's body) in place.
+
+    Args:
+        scope: The function.
+        cells: Its variables that live in cells.
+        unstable: Names that a call may give another value (``operands.rebound``).
+        is_async: True if its statements may await.
 
     An async generator is left as it is: a continuation cannot yield for it.
     """
@@ -82,22 +95,30 @@ def guard_scope(
         is_async = isinstance(scope, ast.AsyncFunctionDef)
     if is_async and not isinstance(scope, ast.Module) and yields(scope):
         return
-    guard_layout(trees.annotate(scope), cells, is_async=is_async)
+    guard_layout(trees.annotate(scope), cells, unstable, is_async=is_async)
 
 
-def guard_layout(layout: Layout, cells: tuple[str, ...], *, is_async: bool) -> None:
+def guard_layout(
+    layout: Layout, cells: tuple[str, ...], unstable: Set[str], *, is_async: bool
+) -> None:
     """Guard statements that carry their numbers already, such as a remainder."""
-    _Guard(layout, cells, is_async=is_async).apply()
+    _Guard(layout, cells, unstable, is_async=is_async).apply()
 
 
 class _Guard:
     """Puts the guards of one scope in place."""
 
     def __init__(
-        self, layout: Layout, cells: tuple[str, ...], *, is_async: bool
+        self,
+        layout: Layout,
+        cells: tuple[str, ...],
+        unstable: Set[str],
+        *,
+        is_async: bool,
     ) -> None:
         self.layout = layout
         self.cells = cells
+        self.unstable = unstable
         self.is_async = is_async
         self.is_generator = not is_async and yields(layout.scope)
         self.is_module = isinstance(layout.scope, ast.Module)
@@ -105,10 +126,10 @@ class _Guard:
 
     def apply(self) -> None:
         scope = self.layout.scope
+        self.slots = _keep_operands(scope, self.unstable)
         for node in scope.body:
             if isinstance(node, ast.Expr) and hasattr(node, "gr_displayed"):
                 _display(node)
-        self.slots = _keep_operands(scope)
         if not self.is_module:
             _Listings(scope).visit(scope)
         top, *inner = [(b, _loops_inside(b.body)) for b in self.layout.blocks]
@@ -249,7 +270,7 @@ def _insert_checks(scope: Scope) -> None:
     Inserter().visit(scope)
 
 
-def _keep_operands(scope: Scope) -> list[str]:
+def _keep_operands(scope: Scope, unstable: Set[str]) -> list[str]:
     """Keep what the statements of a frame wait for; the hidden locals it takes."""
     used: set[str] = set()
 
@@ -257,10 +278,24 @@ def _keep_operands(scope: Scope) -> list[str]:
         for node in body:
             for _, _, child in trees.child_blocks(node):
                 walk(child)
-        body[:] = operands.keep(body, used)
+            if isinstance(node, ast.Try) and node.finalbody:
+                _forget_returned(node)
+        body[:] = operands.keep(body, used, unstable)
 
     walk(scope.body)
     return sorted(used)
+
+
+def _forget_returned(node: ast.Try) -> None:
+    """What a ``return`` has kept is of no use in the ``finally`` that comes behind."""
+    names = {
+        inner.id
+        for found in trees.statements(node.body)
+        if isinstance(found, ast.Return)
+        for inner in ast.walk(found)
+        if isinstance(inner, ast.Name) and inner.id.startswith(operands.SLOT)
+    }
+    node.finalbody[:0] = hidden.clear(sorted(names), "...")
 
 
 def _keep_iterator(loop: Loop) -> None:
@@ -277,9 +312,25 @@ def _keep_iterator(loop: Loop) -> None:
             if hasattr(node, "lineno"):
                 ast.copy_location(node, loop.iter)
         kept.value.args, loop.iter = [loop.iter], kept
+        _let_go(loop)
     if not hasattr(loop, "gr_once"):
         loop.orelse = [*hidden.clear([name]), *loop.orelse]
     _BreakClears(name).clear(loop.body)
+
+
+def _let_go(loop: ast.For | ast.AsyncFor) -> None:
+    """Once the loop has its iterator, nothing holds what that was made from."""
+    names = getattr(loop, "gr_clears", ())
+    if not names:
+        return
+    cleared = ", ".join(f"({name} := ...)" for name in names)
+    found = hidden.expression(f"(_, {cleared})[0]")
+    assert isinstance(found, ast.Subscript)
+    assert isinstance(found.value, ast.Tuple)
+    for node in ast.walk(found):
+        if hasattr(node, "lineno"):
+            ast.copy_location(node, loop.iter)
+    found.value.elts[0], loop.iter = loop.iter, found
 
 
 class _Listings(ast.NodeTransformer):

@@ -1,10 +1,10 @@
 """The user's syntax tree in the one shape that all other passes work on.
 
-``normalise`` splits what Python lets a user write in one statement but tears down
-in several steps (``with a, b``; ``try/except/finally``), so that every live state
-has a statement of its own. ``annotate`` then numbers loops, guarded statements and
-blocks per function, the same way each time, so that a position found in a running
-frame means the same in a tree that is parsed again later.
+``normalise`` splits what Python lets a user write in one statement but does in
+several steps (``with a, b``; ``try/except/finally``; ``del a, b``), so that every
+live state has a statement of its own. ``annotate`` then numbers loops, guarded
+statements and blocks per function, the same way each time, so that a position found in
+a running frame means the same in a tree that is parsed again later.
 """
 
 from __future__ import annotations
@@ -131,6 +131,16 @@ class _Normaliser(ast.NodeTransformer):
     def visit_TryStar(self, node: ast.TryStar) -> ast.AST:
         return self._split_finally(node)
 
+    def visit_Delete(self, node: ast.Delete) -> list[ast.stmt]:
+        """Each target by itself: what is deleted cannot be deleted again."""
+        found: list[ast.stmt] = []
+        for target in node.targets:
+            one = ast.copy_location(ast.Delete(targets=[target]), node)
+            if len(node.targets) > 1:
+                _set_span(one, node if not found else target, target)
+            found.append(one)
+        return found
+
     def _split_finally(self, node: ast.Try | ast.TryStar) -> ast.AST:
         self.generic_visit(node)
         if not (node.finalbody and node.handlers):
@@ -165,7 +175,7 @@ def span(node: ast.AST) -> tuple[int, int, int, int]:
 
 
 def normalise(tree: ast.Module) -> ast.Module:
-    """Split multi-item ``with`` and ``try/except/finally``; changes ``tree``.
+    """Split ``with a, b``, ``try/except/finally`` and ``del a, b``; changes ``tree``.
 
     The result means the same and keeps every line and column.
     """

@@ -14,15 +14,14 @@ from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 
 from gpurescue.protocols import Rollback
-from gpurescue.state.halfway import reading as steps
-from gpurescue.state.loaders import reading as loaders
+from gpurescue.state.loaders import reading
 
 _log = logging.getLogger(__name__)
 
 Dead = Sequence[TracebackType]
-Reader = Callable[[Dead, BaseException], Sequence[Rollback]]
+Reader = Callable[[Dead], Sequence[Rollback]]
 
-_READERS: tuple[Reader, ...] = (loaders.rollbacks, steps.rollbacks)
+_READERS: tuple[Reader, ...] = (reading.rollbacks,)
 
 
 def rollbacks(error: BaseException, frame: FrameType) -> tuple[Rollback, ...]:
@@ -30,7 +29,7 @@ def rollbacks(error: BaseException, frame: FrameType) -> tuple[Rollback, ...]:
     if "torch" not in sys.modules:
         return ()
     dead = dead_entries(error, frame)
-    return tuple(found for read in _READERS for found in _tried(read, dead, error))
+    return tuple(found for read in _READERS for found in _tried(read, dead))
 
 
 def dead_entries(error: BaseException, frame: FrameType) -> list[TracebackType]:
@@ -46,9 +45,9 @@ def dead_entries(error: BaseException, frame: FrameType) -> list[TracebackType]:
     return found
 
 
-def _tried(read: Reader, dead: Dead, error: BaseException) -> Sequence[Rollback]:
+def _tried(read: Reader, dead: Dead) -> Sequence[Rollback]:
     try:
-        return read(dead, error)
+        return read(dead)
     except Exception:  # noqa: BLE001 - the plan then says what begins again
         _log.warning("What had failed half-way could not be read.", exc_info=True)
         return ()

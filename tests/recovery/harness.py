@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import functools
+import gc
 import inspect
 import itertools
 import linecache
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
-from gpurescue.recovery import loops
+from gpurescue.recovery import carrying, loops
 from gpurescue.recovery.engine import Body, Run, State
 from gpurescue.recovery.hooks import Hooks
-from gpurescue.recovery.plan import Restart
+from gpurescue.recovery.hotswap import Redefinitions
+from gpurescue.recovery.plan import Action, Restart
 from gpurescue.source import cells
 
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -56,18 +61,34 @@ class Notebook:
 
     def redefine(self, run: Run, source: str) -> None:
         """Run a plain cell while ``run`` is alive: an edit."""
-        before = dict(self.names)
-        self.cell(source)
-        for name, value in list(self.names.items()):
-            old = before.get(name, value)
-            if old is not value and callable(value):
-                self.names[name] = run.redefinitions.redefined(old, value)
+        code = cells.compile_unit(ast.parse(source), keep(source))
+        exec(code, self.names, _Carried(self.names, run.redefinitions))
 
     def new_body(self, source: str) -> cells.Definition:
         """A new version of the run's body, for ``Restart(body=...)``."""
         unit = cells.unit(keep(source))
         assert unit is not None
         return unit.definitions[0]
+
+
+@dataclass
+class _Carried:
+    """The variables of a cell that runs again: what it defines is carried over."""
+
+    names: dict[str, Any]
+    redefinitions: Redefinitions
+
+    def __getitem__(self, name: str) -> Any:
+        return self.names[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        old = self.names.get(name)
+        if old is not None and old is not value and callable(value):
+            value = carrying.carried(self.redefinitions, name, old, value)
+        self.names[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self.names[name]
 
 
 def keep(source: str) -> str:
@@ -100,13 +121,15 @@ def load(name: str) -> list[str]:
     return [part for part in parts if part.strip()]
 
 
-def plain(source_cells: list[str]) -> list[Any]:
-    """The trace of a sample without gpurescue."""
-    probe = Probe()
+def plain(source_cells: list[str], fail_at: int | None = None) -> list[Any]:
+    """The trace of a sample without gpurescue.
+
+    With a fault it must be one that the sample handles.
+    """
+    probe = Probe(fail_at)
     names: dict[str, Any] = {"__name__": "__main__", "T": probe, "out": probe.out}
     for source in source_cells:
-        flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-        code = compile(source, "<plain>", "exec", flags, dont_inherit=True)
+        code = plain_code(source)
         if code.co_flags & inspect.CO_COROUTINE:
             asyncio.run(eval(code, names))
         else:
@@ -115,21 +138,63 @@ def plain(source_cells: list[str]) -> list[Any]:
 
 
 def guarded(
-    source_cells: list[str], fail_at: int | None
+    source_cells: list[str],
+    fail_at: int | None,
+    edit: Callable[[Notebook, Run], Restart] = lambda book, run: Restart(),
 ) -> tuple[list[Any], Run, Probe]:
-    """The trace with guards, a fault at one call of ``T``, and a plain retry."""
+    """The trace with guards, a fault at one call of ``T``, and a plain retry.
+
+    Args:
+        source_cells: The sample.
+        fail_at: Which call of ``T`` fails.
+        edit: What is done while the run is parked, and how it goes on.
+    """
     probe = Probe(fail_at)
     book = Notebook()
     book.names |= {"T": probe, "out": probe.out}
     *before, body = source_cells
     for source in before:
-        book.cell(source)
-    run = book.start(body)
+        exec(guarded_code(source, body=False), book.names)
+    run = Run(Body(code=guarded_code(body, body=True), namespace=book.names))
+    run.start()
     while run.wait(10) is State.SUSPENDED:
-        run.resume(Restart())
+        try:
+            run.resume(edit(book, run))
+        except BaseException:
+            run.resume(Restart(action=Action.ABANDON))
+            run.wait(10)
+            raise
     return probe.out, run, probe
 
 
 def hooks(**given: Any) -> Hooks:
     """Hooks of which only some do anything."""
     return Hooks(**given)
+
+
+FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+
+
+@functools.lru_cache(maxsize=512)
+def plain_code(source: str) -> CodeType:
+    """A cell as it is, compiled once."""
+    return compile(source, "<plain>", "exec", FLAGS, dont_inherit=True)
+
+
+@functools.lru_cache(maxsize=512)
+def guarded_code(source: str, *, body: bool) -> CodeType:
+    """A cell, compiled once however often it is run."""
+    name = keep(source)
+    tree = compile(source, name, "exec", FLAGS | ast.PyCF_ONLY_AST, True)
+    flags = FLAGS if body else 0
+    return cells.compile_unit(tree, name, flags=flags, guard_body=body)
+
+
+def forget() -> None:
+    """Let go of all cells that were run: their runs are over."""
+    guarded_code.cache_clear()
+    plain_code.cache_clear()
+    for name in [name for name in linecache.cache if name.startswith("<cell ")]:
+        del linecache.cache[name]
+        cells._units.pop(name, None)
+    gc.collect()

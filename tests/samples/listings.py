@@ -1,8 +1,11 @@
 class Held:
     def __enter__(self):
         return self
+
     def __exit__(self, *args):
         pass
+
+
 def f(x, y=2):
     for i in range(2):
         with Held():
@@ -14,10 +17,15 @@ def f(x, y=2):
     names = (lambda k: sorted(locals()))(1)
     T(names)
     return {k: v for k, v in locals().items() if k != "names"}
+
+
 def g():
     def locals():
         return "mine"
+
     T(locals())
+
+
 # %%
 T(f(1))
 g()

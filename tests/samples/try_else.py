@@ -23,6 +23,8 @@ def f(n):
     else:
         T("for else")
     return "end"
+
+
 def g():
     try:
         if T("in"):
@@ -32,6 +34,8 @@ def g():
     else:
         T("not here")
     T("nor here")
+
+
 # %%
 for n in (2, 5, 7):
     T(f(n))

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any
 
-from gpurescue.state.again import Refused
 from gpurescue.state.dead import names_of
+from gpurescue.state.loaders.again import Refused
 from gpurescue.state.loaders.crew import CREW, Crew, Sent
 from gpurescue.state.loaders.worker import Start
 
