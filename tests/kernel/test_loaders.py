@@ -117,6 +117,15 @@ class Killed(Digits):
         return super().__getitem__(index)
 loader = DataLoader(Killed(), 16, shuffle=True, num_workers=2)
 """
+ROWS = """\
+class Rows(IterableDataset):
+    def __iter__(self):
+        at = get_worker_info().id
+        for index in range(at, 160 + 40 * at, 2):
+            {}
+            yield images[index] * random.random() + torch.rand(()), labels[index]
+loader = DataLoader(Rows(), 8, num_workers=2)
+"""
 LIGHTNING = """\
 import logging, warnings, lightning
 warnings.simplefilter("ignore")
@@ -152,6 +161,13 @@ CASES = [
         error="in gather",
     ),
     Case("killed", KILLED, "deadly = True", "deadly = False", "exited|reset|killed"),
+    Case(
+        "items in turn",
+        ROWS.format("pass"),
+        bug=ROWS.format("assert index != 111, index"),
+        fix=ROWS.partition("loader =")[0].format("pass"),
+        error="AssertionError: 111",
+    ),
     Case(
         "spawned",
         "from spawned import Spawned\ndata = Spawned()\nloader = DataLoader("

@@ -3,5 +3,6 @@
 While a run is active the iterator of a DataLoader holds the run when it fails
 (``watching``). What it had drawn is read off its dead frames (``single``, ``crew``) and
 put back before it is asked again: the indices of the batch, the random streams as they
-stood, and in the place of workers with old code new ones.
+stood, and in the place of workers with old code new ones (``restart``). Where there are
+no indices new workers go the way of the old ones again (``replay``).
 """

@@ -7,7 +7,9 @@ random streams stand.
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
+import sys
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -52,6 +54,36 @@ class Sent:
         return self._last[-age]
 
 
+class Turns(list[bool]):
+    """Which workers have work left; remembers when one has come to its end.
+
+    In the place of ``_workers_status``. From that follows whose turn a batch was.
+    """
+
+    def __init__(self, iterator: Any) -> None:
+        super().__init__(iterator._workers_status)
+        self._iterator = weakref.ref(iterator)
+        self._ends: dict[int, int] = {}
+
+    def __setitem__(self, worker: Any, has_work: Any) -> None:
+        iterator = self._iterator()
+        if not has_work and iterator is not None:
+            self._ends.setdefault(worker, iterator._send_idx)
+        super().__setitem__(worker, has_work)
+
+    def of(self, task: int) -> tuple[int, int]:
+        """Which worker had to do it, and how many it had done before."""
+        num_done = [0] * len(self)
+        in_turn = itertools.cycle(range(len(self)))
+        for at in range(task):
+            num_done[self._next(in_turn, at)] += 1
+        worker = self._next(in_turn, task)
+        return worker, num_done[worker]
+
+    def _next(self, in_turn: Iterator[int], task: int) -> int:
+        return next(w for w in in_turn if self._ends.get(w, task + 1) > task)
+
+
 @dataclass(slots=True)
 class Crew:
     """What is known of the workers of one iterator.
@@ -84,12 +116,29 @@ class Crew:
         """True if batches are given in the order in which they were sent for."""
         return bool(self.options.get("in_order", True))
 
+    @property
+    def has_indices(self) -> bool:
+        """True if an item can be asked for again; others come in turn."""
+        kind = sys.modules["torch.utils.data"]._DatasetKind
+        return bool(self.options["_dataset_kind"] == kind.Map)
+
     def remembering(self, indices: Iterator[Any], first: int = 0) -> Sent:
         """In front of a sampler's iterator."""
         num_kept = _num_slots(self.options)
         if not self.is_ordered:
             num_kept = max(num_kept, _MOST_OUT_OF_ORDER)
         return Sent(indices, first, num_kept)
+
+    def begin_epoch(self, iterator: Any) -> None:
+        """What its sampler gives is remembered from now on."""
+        self.epoch += 1
+        if self.has_indices:
+            iterator._sampler_iter = self.remembering(iterator._sampler_iter)
+
+    def take_turns(self, iterator: Any) -> None:
+        """Where there is no index to remember: whose turn it is."""
+        if not self.has_indices:
+            iterator._workers_status = Turns(iterator)
 
     def take_over_settings(self) -> None:
         """What the user may have set on the DataLoader meanwhile."""

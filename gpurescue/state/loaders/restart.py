@@ -9,21 +9,22 @@ the same object, which the user's loop holds.
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any
 
 from gpurescue.state.dead import names_of
+from gpurescue.state.loaders import replay
 from gpurescue.state.loaders.again import Refused
-from gpurescue.state.loaders.crew import CREW, Crew, Sent
+from gpurescue.state.loaders.crew import CREW, Crew, Sent, Turns
+from gpurescue.state.loaders.remake import remake
 from gpurescue.state.loaders.worker import Start
 
 
 def rollback(
     frame: FrameType, inner: dict[CodeType, FrameType]
-) -> Replacement | Refused:
+) -> Replacement | replay.Replay | Refused:
     """What to do about a failed ``_next_data``.
 
     Args:
@@ -33,7 +34,9 @@ def rollback(
     names = names_of(frame)
     iterator = names["self"]
     kind, crew = type(iterator), vars(iterator).get(CREW)
-    sent = iterator._sampler_iter
+    sent, turns = iterator._sampler_iter, iterator._workers_status
+    if isinstance(crew, Crew) and isinstance(turns, Turns):
+        return replay.rollback(iterator, crew, kind._process_data.__code__ in inner)
     if not isinstance(crew, Crew) or not isinstance(sent, Sent):
         return Refused(_why_not(iterator))
     if kind._try_put_index.__code__ in inner:
@@ -55,12 +58,8 @@ def rollback(
 
 
 def _why_not(iterator: Any) -> str:
-    kind = sys.modules["torch.utils.data"]._DatasetKind
-    if iterator._dataset_kind == kind.Iterable:
-        return (
-            "each worker of the DataLoader has come to a place of its own in the "
-            "dataset's iterator, where no new worker can begin"
-        )
+    if iterator._shared_seed is not None:
+        return "workers over a DataPipe cannot be replaced"
     return "the workers of the DataLoader were started before the run began"
 
 
@@ -151,38 +150,12 @@ class Replacement:
         return Start(crew.epoch, number, stand) if stand is not None else None
 
     def _start_over(self, num_skipped: int) -> None:
-        iterator, crew = self.iterator, self.crew
-        position = iterator._base_seed, iterator._num_yielded, iterator._index_sampler
-        first = self._first + num_skipped
         # Each worker notes where it stands when it ends.
-        iterator._shutdown_workers()
+        self.iterator._shutdown_workers()
         starts = self._starts(num_skipped)
+        indices = itertools.chain(self.indices[num_skipped:], self.rest)
+        first = self._first + num_skipped
+        crew = self.crew
         crew.take_over_settings()
         crew.begin_at({w: start or Start() for w, start in starts.items()})
-        _make_over(iterator, crew, position[0])
-        _, iterator._num_yielded, iterator._index_sampler = position
-        indices = itertools.chain(self.indices[num_skipped:], self.rest)
-        iterator._sampler_iter = crew.remembering(indices, first)
-        iterator._send_idx = iterator._rcvd_idx = first
-        for _ in range(first % crew.num_workers):
-            next(iterator._worker_queue_idx_cycle)
-        for _ in range(iterator._prefetch_factor * crew.num_workers):
-            iterator._try_put_index()
-
-
-def _make_over(iterator: Any, crew: Crew, base_seed: int) -> None:
-    """Have torch make the iterator again, in the place of itself, with no batches."""
-    data = sys.modules["torch.utils.data.dataloader"]
-    stand_in = crew.stand_in()
-    stand_in._index_sampler = ()
-    # It draws a seed, and must not draw it from the streams of the run.
-    stand_in.generator = sys.modules["torch"].Generator()
-    stand_in.pin_memory, stand_in.pin_memory_device = iterator._pin_memory, ""
-    crew.base_seed = base_seed
-    try:
-        data._MultiProcessingDataLoaderIter.__init__(iterator, stand_in)
-    except BaseException:
-        iterator._shutdown_workers()
-        raise
-    finally:
-        crew.base_seed = None
+        remake(self.iterator, crew, first, crew.remembering(indices, first))

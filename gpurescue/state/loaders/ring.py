@@ -11,22 +11,32 @@ import marshal
 import struct
 from typing import Any
 
+from gpurescue.state.loaders.arrivals import Arrivals
+
 _HEADER = struct.Struct("=3I")  # epoch, number of the batch in it, size; all plus one
 _HEADER_SIZE = _HEADER.size
+
+BEGINNING = -1  # in the place of a number: before the epoch begins
 
 Stand = list[tuple[str, bytes]]
 """Names of streams, and where each stands."""
 
 
 class Ring:
-    """The last stands of each worker, by epoch and number of its batch in the epoch."""
+    """The last stands of each worker, by epoch and number of its batch in the epoch.
+
+    Attributes:
+        arrivals: How far the workers have come before their first batch.
+    """
 
     def __init__(
         self, context: Any, num_workers: int, num_slots: int, capacity: int
     ) -> None:
         self._num_slots = num_slots
         self._size = _HEADER_SIZE + capacity
-        self._memory = context.RawArray("B", num_workers * num_slots * self._size)
+        num_all = num_slots + 1  # the last one is for the beginning of the epoch
+        self._memory = context.RawArray("B", num_workers * num_all * self._size)
+        self.arrivals = Arrivals(context, num_workers)
 
     def note(self, worker: int, epoch: int, number: int, stand: Stand) -> None:
         """Called in the worker; nothing is there to be read until all of it is."""
@@ -44,6 +54,11 @@ class Ring:
         found = self._stamped(worker, number)
         return found[2] if found is not None and found[:2] == (epoch, number) else None
 
+    def of_epoch(self, worker: int, epoch: int) -> dict[int, Stand]:
+        """Where the streams stood in an epoch, by number, as far as that is known."""
+        known = self._known(worker)
+        return {number: stand for at, number, stand in known if at == epoch}
+
     def last(self, worker: int) -> Stand | None:
         """Where the streams stood before the batch that was begun last."""
         known = self._known(worker)
@@ -59,7 +74,8 @@ class Ring:
         return [found for found in slots if found is not None and found[2] is not None]
 
     def _at(self, worker: int, number: int) -> int:
-        return (worker * self._num_slots + number % self._num_slots) * self._size
+        slot = number % self._num_slots if number >= 0 else self._num_slots
+        return (worker * (self._num_slots + 1) + slot) * self._size
 
     def _stamped(self, worker: int, number: int) -> Any:
         view, at = memoryview(self._memory).cast("B"), self._at(worker, number)

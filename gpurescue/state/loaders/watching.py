@@ -105,6 +105,7 @@ class _Watching:
         self._replace(base, "_reset", self._remembering)
         self._replace(single_, "__init__", _noting_start)
         self._replace(multi, "__init__", self._hiring)
+        self._replace(multi, "_reset", _taking_turns)
         self._replace(module.DataLoader, "__iter__", _noting_streams)
         signals = module._utils.signal_handling
         self._replace(signals, "_error_if_any_worker_fails", self._sparing)
@@ -136,9 +137,8 @@ class _Watching:
         return __init__
 
     def _crew(self, loader: Any) -> Any:
-        kind = sys.modules["torch.utils.data"]._DatasetKind
-        if loader._dataset_kind != kind.Map:
-            return None
+        if isinstance(loader.dataset, sys.modules["torch.utils.data"].IterDataPipe):
+            return None  # it is seeded by the iterator, which would have to be known
         return _tried(crews.hired, loader, self)
 
     def _sparing(self, plain: Any) -> Any:
@@ -177,10 +177,22 @@ class _Watching:
                 if crew.run is not self:  # it may have begun epochs that nobody saw
                     delattr(iterator, CREW)
                     return
-                crew.epoch += 1
-                iterator._sampler_iter = crew.remembering(iterator._sampler_iter)
+                crew.begin_epoch(iterator)
 
         return _reset
+
+
+def _taking_turns(plain: Any) -> Any:
+    """An epoch has begun, and all workers have work."""
+
+    @functools.wraps(plain)
+    def _reset(iterator: Any, *arguments: Any, **options: Any) -> None:
+        plain(iterator, *arguments, **options)
+        crew = vars(iterator).get(CREW)
+        if crew is not None:
+            crew.take_turns(iterator)
+
+    return _reset
 
 
 def _keeping_seed(plain: Any) -> Any:

@@ -14,7 +14,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from training import Training, clean, let_go, resume, spoil  # noqa: E402
+from training import Training, clean, resume, spoil  # noqa: E402
 
 from gpurescue.errors import CannotResume  # noqa: E402
 from gpurescue.recovery.engine import Run, State  # noqa: E402
@@ -25,16 +25,6 @@ DRAWING = PLAIN.replace(
     "Digits()", "Digits(lambda x: x * torch.rand(()) + random.random() + draw())"
 )
 DRAW = "def draw():\n    return np.random.randn()\n"
-
-
-@pytest.fixture(autouse=True)
-def nobody_is_left() -> Iterator[None]:
-    yield
-    let_go()
-    deadline = time.monotonic() + 20
-    while multiprocessing.active_children() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not multiprocessing.active_children()
 
 
 def check(
@@ -326,13 +316,6 @@ def _crew_of(run: Run) -> Any:
 
 # -- refusals --------------------------------------------------------------------------
 
-ROWS = """\
-class Rows(IterableDataset):
-    def __iter__(self):
-        for index in range(100):
-            yield images[index], labels[index]
-"""
-
 
 def refused(training: Training, said: str) -> None:
     run = training.start()
@@ -341,12 +324,6 @@ def refused(training: Training, said: str) -> None:
         run.plan(Restart())
     run.resume(Restart(action=Action.ABANDON))
     assert run.wait(30) is State.ABANDONED
-
-
-def test_workers_over_an_iterable_dataset_are_refused() -> None:
-    training = Training("loader = DataLoader(Rows(), 8, num_workers=2)", define=ROWS)
-    spoil(training, 50)
-    refused(training, "each worker .* has come to a place of its own")
 
 
 def test_a_sampler_that_has_ended_is_refused() -> None:
