@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gpurescue.errors import CannotResume
@@ -76,7 +76,11 @@ def _failure(suspension: Suspension, held: HeldFrame) -> Failure:
         )
         for operand in operands.operands(node, unstable)
     }
-    return residual.failure(node, held.span, values, unstable)
+    failed = residual.failure(node, held.span, values, unstable)
+    if failed.at is None:
+        return failed
+    done = [o for o in failed.done if not twice.is_got_again(held.frame, failed, o)]
+    return replace(failed, done=tuple(done))
 
 
 def _check(held: HeldFrame, failed: Failure, node: ast.stmt) -> None:
@@ -112,7 +116,7 @@ def _again(
 def _begun(suspension: Suspension, held: HeldFrame, new: ast.stmt) -> tuple[str, ...]:
     """Say which part of the statement had begun elsewhere, and begins again."""
     part = residual.failing_part(held.statement, held.span)
-    if held.index or part is None:
+    if held.index or part is None or suspension.rollbacks:
         return ()
     if not any(ast.dump(n) == ast.dump(part) for n in ast.walk(new)):
         return ()

@@ -133,7 +133,7 @@ def make(suspension: Suspension, restart: Restart, latest: Latest) -> Plan:
 
 def _rolled_back(made: Plan, rollbacks: Sequence[Rollback]) -> Plan:
     """The plan, with what is taken back before it runs."""
-    notes = tuple(rollback.note for rollback in rollbacks)
+    notes = tuple(rollback.note for rollback in rollbacks if rollback.note)
     return replace(made, rollbacks=tuple(rollbacks), notes=(*made.notes, *notes))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import functools
 from collections.abc import Iterable, Iterator, Mapping
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
 from gpurescue.recovery import frames, reach
@@ -67,6 +67,21 @@ def reason(held: HeldFrame, failed: Failure, new: ast.stmt) -> str | None:
     return None
 
 
+def is_got_again(frame: FrameType, failed: Failure, operand: Operand) -> bool:
+    """True of an item that is got again, as somebody may have mended it by now.
+
+    So it is where nobody sees that, and no call of the statement may have changed it.
+    """
+    node = operand.node
+    if not isinstance(node, ast.Subscript) or parts.has_effects(node):
+        return False
+    values = _Values(frame, failed)
+    owner = values.value(node.value)
+    if owner is _UNKNOWN or values.has_effects_behind(node):
+        return False
+    return not isinstance(_in_class(type(owner), "__getitem__"), FunctionType)
+
+
 def _says(new: ast.stmt, node: ast.expr) -> bool:
     text = ast.dump(node)
     return any(
@@ -84,7 +99,7 @@ def _run_again(failed: Failure) -> Iterator[ast.expr]:
 class _Values:
     """What the parts of a failed statement are, without running any of them."""
 
-    def __init__(self, frame: Any, failed: Failure) -> None:
+    def __init__(self, frame: FrameType, failed: Failure) -> None:
         self._names: Mapping[str, Any] = {
             **frame.f_builtins,
             **frame.f_globals,
@@ -105,6 +120,10 @@ class _Values:
         if taken is not None and hasattr(type(taken), "__next__"):
             return "has taken items from an iterator, and would take others"
         return None
+
+    def has_effects_behind(self, node: ast.expr) -> bool:
+        """True if a part that came behind ``node`` did more than give a value."""
+        return bool(self._later.get(id(node)))
 
     def changed(self, node: ast.expr) -> str | None:
         """Say that ``node`` may have another value by now; None if it has not."""

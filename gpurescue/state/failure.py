@@ -14,14 +14,15 @@ from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 
 from gpurescue.protocols import Rollback
-from gpurescue.state.loaders import reading
+from gpurescue.state.halfway import reading as steps
+from gpurescue.state.loaders import reading as loaders
 
 _log = logging.getLogger(__name__)
 
 Dead = Sequence[TracebackType]
-Reader = Callable[[Dead], Sequence[Rollback]]
+Reader = Callable[[Dead, BaseException], Sequence[Rollback]]
 
-_READERS: tuple[Reader, ...] = (reading.rollbacks,)
+_READERS: tuple[Reader, ...] = (loaders.rollbacks, steps.rollbacks)
 
 
 def rollbacks(error: BaseException, frame: FrameType) -> tuple[Rollback, ...]:
@@ -29,7 +30,7 @@ def rollbacks(error: BaseException, frame: FrameType) -> tuple[Rollback, ...]:
     if "torch" not in sys.modules:
         return ()
     dead = dead_entries(error, frame)
-    return tuple(found for read in _READERS for found in _tried(read, dead))
+    return tuple(found for read in _READERS for found in _tried(read, dead, error))
 
 
 def dead_entries(error: BaseException, frame: FrameType) -> list[TracebackType]:
@@ -45,9 +46,9 @@ def dead_entries(error: BaseException, frame: FrameType) -> list[TracebackType]:
     return found
 
 
-def _tried(read: Reader, dead: Dead) -> Sequence[Rollback]:
+def _tried(read: Reader, dead: Dead, error: BaseException) -> Sequence[Rollback]:
     try:
-        return read(dead)
+        return read(dead, error)
     except Exception:  # noqa: BLE001 - the plan then says what begins again
         _log.warning("What had failed half-way could not be read.", exc_info=True)
         return ()

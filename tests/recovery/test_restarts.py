@@ -539,3 +539,16 @@ def test_what_cannot_be_taken_back_is_refused_unless_a_line_is_named() -> None:
     book.names["missing"] = "done"
     assert finish(run, Restart(line=3)) is State.FINISHED
     assert out == ["before", "done", "end"]
+
+
+def test_an_item_that_is_mended_in_place_is_got_again():
+    body = "for i in range(3):\n    out.append(float(values[i]))\n"
+    book = harness.Notebook()
+    values, out = ["1", "none", "3"], []
+    book.names.update(values=values, out=out)
+    run = book.start(body)
+    assert run.wait(10) is State.SUSPENDED
+    values[1] = "2"
+    run.resume(Restart())
+    assert run.wait(10) is State.FINISHED
+    assert out == [1.0, 2.0, 3.0]

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from types import CodeType, FrameType, TracebackType
 
 from gpurescue.protocols import Rollback
+from gpurescue.state.again import Again
 from gpurescue.state.dead import names_of
 from gpurescue.state.loaders import restart, single, streams, watching
-from gpurescue.state.loaders.again import Again
 
 
-def rollbacks(dead: Sequence[TracebackType]) -> Sequence[Rollback]:
+def rollbacks(
+    dead: Sequence[TracebackType], error: BaseException
+) -> Sequence[Rollback]:
     """How to get the same batch again, if it was one that failed."""
     module = sys.modules.get(watching.MODULE)
     if module is None:

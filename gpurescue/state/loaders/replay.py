@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpurescue.errors import CannotResume
-from gpurescue.state.loaders.again import Refused
+from gpurescue.state.again import Refused
 from gpurescue.state.loaders.crew import Crew, Turns
 from gpurescue.state.loaders.remake import remake
 from gpurescue.state.loaders.ring import BEGINNING, Stand

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any
 
+from gpurescue.state.again import Refused
 from gpurescue.state.dead import names_of
 from gpurescue.state.loaders import replay
-from gpurescue.state.loaders.again import Refused
 from gpurescue.state.loaders.crew import CREW, Crew, Sent, Turns
 from gpurescue.state.loaders.remake import remake
 from gpurescue.state.loaders.worker import Start

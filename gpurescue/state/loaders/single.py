@@ -13,9 +13,9 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
 
+from gpurescue.state.again import Again, Refused
 from gpurescue.state.dead import names_of
 from gpurescue.state.loaders import streams
-from gpurescue.state.loaders.again import Again, Refused
 from gpurescue.state.loaders.watch import First, Watch
 
 _WATCH = "_gr_watch"

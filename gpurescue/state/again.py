@@ -1,4 +1,4 @@
-"""The two answers to a DataLoader that failed: the same again, or why not."""
+"""The two answers to a library call that failed: it can run again, or why not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """A ``Rollback``: the iterator, asked again, gives the same batch."""
+    """A ``Rollback``: the call runs again as if it had never begun."""
 
     note: str
     _apply: Callable[[], None]
@@ -16,13 +16,13 @@ class Again:
     is_exact: bool = True
 
     def apply(self) -> None:
-        """Put back what the failed attempt had drawn."""
+        """Put back what the failed attempt had drawn or changed."""
         self._apply()
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A ``Rollback`` that there is not: the batch is lost."""
+    """A ``Rollback`` that there is not: what was half done is lost."""
 
     note: str
     gives_again: bool = False
