@@ -78,6 +78,16 @@ class Skippable(Protocol):
         ...
 
 
+@runtime_checkable
+class GoingOn(Protocol):
+    """A ``Rollback`` that is of use only where the statement that failed runs again."""
+
+    @property
+    def is_going_on(self) -> bool:
+        """True; what the call has done stays, and only the rest of it runs."""
+        ...
+
+
 class DeviceRuntime(Protocol):
     """What recovery needs to know of the device library (torch)."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gpurescue.errors import CannotResume, PatchRejected, UsageError
-from gpurescue.protocols import Rollback, Skippable
+from gpurescue.protocols import GoingOn, Rollback, Skippable
 from gpurescue.recovery import again, continuation, frames, loops
 from gpurescue.recovery.continuation import Target
 from gpurescue.recovery.suspension import HeldFrame, Suspension
@@ -120,7 +120,8 @@ def make(suspension: Suspension, restart: Restart, latest: Latest) -> Plan:
         return _return(restart, held)
     if restart.line is not None:
         made = _at_line(restart, held, new, restart.line)
-        return _rolled_back(made, [r for r in suspension.rollbacks if r.is_exact])
+        exact = [r for r in suspension.rollbacks if r.is_exact]
+        return _rolled_back(made, [r for r in exact if not isinstance(r, GoingOn)])
     aligned = align.align(old.scope.body, new.scope.body, held.path, name=_called(new))
     if restart.action is Action.SKIP:
         return _skip(restart, suspension, held, new, aligned)
@@ -209,7 +210,7 @@ def _retry(
     if held.site is not Site.STATEMENT and not (asks_again or _is_new(held, node)):
         raise CannotResume(_refusal(held))
     for rollback in suspension.rollbacks:
-        if not rollback.is_exact:
+        if not rollback.is_exact or (held.index and isinstance(rollback, GoingOn)):
             again = f"%resume --at {node.lineno} runs line {held.line} all the same."
             raise CannotResume(f"{rollback.note}; {again}")
     if suspension.unwound and held.index == 0:

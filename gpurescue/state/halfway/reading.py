@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from gpurescue.protocols import Rollback
-from gpurescue.state.halfway import backward, calls
+from gpurescue.state.halfway import backward, calls, steps
 from gpurescue.state.halfway.frames import Dead, is_of
 
 
@@ -16,7 +16,12 @@ def rollbacks(dead: Dead, error: BaseException) -> Sequence[Rollback]:
     Of a call that another library has made nothing is known but that the library's
     own call begins again, and that the plan says.
     """
+    dead = [entry for entry in dead if not is_of(entry, "gpurescue")]
     if not dead or not is_of(dead[0], "torch") or "torch.optim" not in sys.modules:
         return ()
-    found = backward.rollback(dead, error) or calls.rollback(dead)
+    found = (
+        steps.rollback(dead, error)
+        or backward.rollback(dead, error)
+        or calls.rollback(dead)
+    )
     return () if found is None else (found,)
