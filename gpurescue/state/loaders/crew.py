@@ -156,8 +156,11 @@ class Crew:
         return SimpleNamespace(**{**self.options, "worker_init_fn": entrance})
 
 
-def hired(loader: Any, run: object) -> Crew:
-    """A crew for a new iterator of ``loader``."""
+def hired(loader: Any, run: object) -> Crew | None:
+    """A crew for a new iterator of ``loader``; None if it cannot be replaced."""
+    pipe = getattr(sys.modules["torch.utils.data"], "IterDataPipe", ())
+    if isinstance(loader.dataset, pipe):
+        return None  # its workers are seeded by the iterator, once more
     options = {name: getattr(loader, name) for name in _DERIVED} | vars(loader)
     options.pop("_iterator", None)
     return Crew(run, options, weakref.ref(loader), _new_ring(options))

@@ -58,7 +58,7 @@ def rollback(
 
 
 def _why_not(iterator: Any) -> str:
-    if iterator._shared_seed is not None:
+    if getattr(iterator, "_shared_seed", None) is not None:
         return "workers over a DataPipe cannot be replaced"
     return "the workers of the DataLoader were started before the run began"
 

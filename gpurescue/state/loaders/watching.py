@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import logging
 import re
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -129,17 +128,14 @@ class _Watching:
         def __init__(iterator: Any, loader: Any) -> None:
             if threading.current_thread() is not threading.main_thread():
                 self.elsewhere.add(iterator)
-            if CREW not in vars(iterator) and (crew := self._crew(loader)):
+            if CREW not in vars(iterator) and (
+                crew := _tried(crews.hired, loader, self)
+            ):
                 setattr(iterator, CREW, crew)
                 loader = crew.stand_in()
             plain(iterator, loader)
 
         return __init__
-
-    def _crew(self, loader: Any) -> Any:
-        if isinstance(loader.dataset, sys.modules["torch.utils.data"].IterDataPipe):
-            return None  # it is seeded by the iterator, which would have to be known
-        return _tried(crews.hired, loader, self)
 
     def _sparing(self, plain: Any) -> Any:
         """The main thread is not told of workers that are none of its own.

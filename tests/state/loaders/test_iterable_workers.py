@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -340,17 +341,59 @@ def test_a_dataset_that_gives_others_is_told_of(define: str) -> None:
     assert resume(run) is State.FINISHED
 
 
-def test_batches_out_of_order_are_refused() -> None:
-    training = Training(PLAIN.format(", in_order=False"), define=ROWS)
-    spoil(training, 90)
+def test_a_dataset_that_counts_its_epochs_is_told_of() -> None:
+    counting = FLAGGED.replace(
+        "    def one",
+        "    epoch = 0\n"
+        "    def __iter__(self):\n"
+        "        self.epoch += 1\n"
+        "        return ((x + self.epoch, y) for x, y in super(Flagged, self)"
+        ".__iter__())\n"
+        "    def one",
+    )
+    make = PLAIN.replace("Rows", "Flagged").format(", persistent_workers=True")
+    training = Training(make, define=ROWS + counting, loop="between(epoch)")
+    training.names["bad"] = 1
     run = training.start()
     assert run.state is State.SUSPENDED
-    with pytest.raises(CannotResume, match="in_order=False"):
+    training.names["flag"][0] = 0
+    assert resume(run) is State.SUSPENDED
+    assert run.suspension is not None
+    assert "the dataset gave it other items" in str(run.suspension.error)
+    run.resume(Restart(action=Action.ABANDON))
+    assert run.wait(30) is State.ABANDONED
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (PLAIN.format(", in_order=False"), "in_order=False"),
+        ("loader = DataLoader(pipe, 8, num_workers=2)", "over a DataPipe"),
+    ],
+)
+def test_what_cannot_be_gone_again_is_refused(make: str, said: str) -> None:
+    training = Training(make, define=ROWS)
+    spoil(training, 90)
+    rows = list(zip(training.images, training.names["labels"], strict=True))
+    training.names["pipe"] = torch.utils.data.datapipes.iter.IterableWrapper(rows)
+    run = training.start()
+    assert run.state is State.SUSPENDED
+    with pytest.raises(CannotResume, match=said):
         run.plan(Restart())
     run.resume(Restart(action=Action.ABANDON))
     assert run.wait(30) is State.ABANDONED
 
 
-def test_nothing_is_drawn_from_the_streams_of_the_run() -> None:
-    training = check(PLAIN.format(""), epochs=1)
-    assert len(training.seen) == len(set(training.seen))
+def test_an_iterator_dies_with_its_last_reference() -> None:
+    training = Training(
+        PLAIN.format("") + "\nit = iter(loader); next(it); ref = weakref.ref(it)\n"
+        "del it\nalive = ref()",
+        define=ROWS + "import weakref, gc; gc.disable()\n",
+        epochs=0,
+    )
+    try:
+        assert training.start().state is State.FINISHED
+    finally:
+        gc.enable()
+    assert training.names["alive"] is None
