@@ -10,6 +10,7 @@ optimizer has stepped cannot be taken back, and says so.
 from __future__ import annotations
 
 import copy
+import logging
 import sys
 import weakref
 from collections.abc import Callable, Iterable
@@ -17,6 +18,8 @@ from typing import Any
 
 from gpurescue.state.finding import Found, find
 from gpurescue.state.streams import Restore, Streams
+
+_log = logging.getLogger(__name__)
 
 _HOOK = "gpurescue"
 _MAX_BUFFER = 2**20  # bytes; larger ones are masks and tables, and do not move
@@ -55,7 +58,14 @@ class Journal:
     def _before_step(self, optimizer: Any, args: object, kwargs: object) -> None:
         steps = self.newest.steps if self.newest is not None else {}
         if id(optimizer) not in steps:
-            steps[id(optimizer)] = _Step(optimizer, is_kept=self.keeps_parameters)
+            steps[id(optimizer)] = self._step(optimizer)
+
+    def _step(self, optimizer: Any) -> _Step:
+        try:
+            return _Step(optimizer, is_kept=self.keeps_parameters)
+        except Exception:  # noqa: BLE001 - such as no memory for a copy
+            _log.warning("Parameters were not kept for --iteration.", exc_info=True)
+            return _Step(optimizer, is_kept=False)
 
     def rest(self) -> None:
         """Watch no optimizers, and keep nothing."""
