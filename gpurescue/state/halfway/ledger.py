@@ -28,6 +28,7 @@ class Ledger:
     def __init__(self, check: Check) -> None:
         self._check = check
         self._from: dict[int, dict[int, Any]] = {}  # what a new tensor was made from
+        self._uses: dict[int, set[int]] = {}  # and the other way round
         self._kept: list[Any] = []  # no storage's address is used again
         self._stale: set[int] = set()
         self._said: set[int] = set()  # read by Python itself
@@ -75,9 +76,8 @@ class Ledger:
         self.left_out |= places
         if places.keys() & self._said:
             raise CannotResume("what it had read on the way is lost")
-        self._stale |= {
-            new for new, old in self._from.items() if places.keys() & old.keys()
-        }
+        for there in places:
+            self._stale |= self._uses.get(there, set())
         return _as_given(function, arguments, keywords)
 
     def _note(self, function: Any, result: Any, given: list[Any], new: Any) -> None:
@@ -93,6 +93,8 @@ class Ledger:
                 continue
             self._kept.append(_weak(tensor))
             self._from.setdefault(place(tensor), {}).update(sources)
+            for source in sources:
+                self._uses.setdefault(source, set()).add(place(tensor))
             if is_stale:
                 self._stale.add(place(tensor))
 

@@ -11,7 +11,6 @@ import ast
 import enum
 import functools
 import inspect
-import itertools
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,11 +114,15 @@ def span_of(code: CodeType, offset: int) -> Span:
     Raises:
         Unclear: It is not known.
     """
-    found = next(itertools.islice(code.co_positions(), offset // 2, None), None)
-    line, end_line, column, end_column = found or (None, None, None, None)
+    line, end_line, column, end_column = _positions(code)[offset // 2]
     if line is None or end_line is None or column is None or end_column is None:
         raise Unclear("where it stood is not known")
     return end_line, end_column, line, column
+
+
+@functools.cache
+def _positions(code: CodeType) -> list[tuple[int | None, ...]]:
+    return list(code.co_positions())
 
 
 @functools.cache

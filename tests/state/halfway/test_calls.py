@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from failing import Trial, state_of  # noqa: E402
+from failing import AtOperation, Trial, state_of  # noqa: E402
 
 from gpurescue.recovery.engine import State  # noqa: E402
 
@@ -200,3 +201,51 @@ def test_a_scaler_that_had_nothing_to_check_is_refused():
     played = Trial({"scaler": scale, "opt": opt}, "scaler.step(opt)")
     assert played.play() is State.ABANDONED
     assert "GradScaler.step had begun" in played.refusal
+
+
+# -- libraries in between --------------------------------------------------------------
+
+LIBRARY = """
+def fit(loss, log):
+    log.append("begun")
+    loss.backward()
+"""
+
+
+def library() -> Any:
+    module = types.ModuleType("trainers.loop")
+    exec(LIBRARY, vars(module))
+    return module
+
+
+def test_a_library_whose_backward_pass_had_begun_is_refused():
+    p = torch.ones(2, requires_grad=True)
+    names = {"p": p, "Picky": Picky, "fit": library().fit, "log": []}
+    played = Trial(names, "fit((Picky.apply(p) * p).sum(), log)")
+    assert played.play() is State.ABANDONED
+    assert "trainers runs again from its beginning, but" in played.refusal
+    assert "the backward pass had begun" in played.refusal
+
+
+def test_a_library_whose_backward_pass_had_not_begun_runs_again():
+    p = torch.ones(2, requires_grad=True)
+    holder = [p * 2]
+    names = {"p": p, "holder": holder, "fit": library().fit, "log": []}
+    played = Trial(names, "fit(holder[0], log)")
+    played.mend = lambda: holder.__setitem__(0, (p * 2).sum())
+    assert played.play() is State.FINISHED, played.refusal
+    assert "runs again from its beginning: `fit(" in played.notes[0]
+
+
+def test_a_step_in_a_comprehension_is_refused():
+    # The steps before it in the list would be done twice.
+    params = [torch.ones(2) for _ in range(3)]
+    for p in params:
+        p.grad = torch.ones(2)
+    opts = [torch.optim.Adam([p], foreach=False) for p in params]
+    fault = AtOperation(12)
+    names = {"opts": opts}
+    body = "start()\ndone = [opt.step() for opt in opts]\nstop()"
+    played = Trial(names, body, fault=fault)
+    assert played.play() is State.ABANDONED
+    assert "the statement runs again from its beginning, but" in played.refusal
