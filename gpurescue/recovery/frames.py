@@ -115,21 +115,24 @@ class showing_line_of:
     ``is_kept`` makes it stay: right only if the frame never runs again.
     """
 
+    __slots__ = ("_frame", "_line", "is_kept")
+
     def __init__(self, error: BaseException | None, frame: FrameType) -> None:
         self.is_kept = False
         self._frame = frame
         entry = error.__traceback__ if error is not None else None
         while entry is not None and entry.tb_frame is not frame:
             entry = entry.tb_next
-        self._line = 0 if entry is None else entry.tb_lineno or 0
+        line = 0 if entry is None else entry.tb_lineno or 0
+        self._line = line if _can_set_line() else 0
 
     def __enter__(self) -> showing_line_of:
-        if self._line > 0 and _can_set_line():
+        if self._line > 0:
             _set_line(self._frame, self._line)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._line > 0 and not self.is_kept and _can_set_line():
+        if self._line > 0 and not self.is_kept:
             _set_line(self._frame, 0)
 
 

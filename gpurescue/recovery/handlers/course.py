@@ -41,7 +41,7 @@ class Course:
     frame: int
     code: int
     lasti: int
-    way: frozenset[int]
+    way: tuple[int, ...]
     stop: int
     targets: tuple[int, ...]
 
@@ -66,7 +66,7 @@ def note(
     courses.append(made)
 
 
-def _way(frame: FrameType, stop: FrameType) -> frozenset[int]:
+def _way(frame: FrameType, stop: FrameType) -> tuple[int, ...]:
     """The frames that will be left. Where it is raised again it may be in others."""
     found: list[int] = []
     outer: FrameType | None = frame
@@ -75,7 +75,7 @@ def _way(frame: FrameType, stop: FrameType) -> frozenset[int]:
         if outer is stop:
             break
         outer = outer.f_back
-    return frozenset(found)
+    return tuple(found)
 
 
 def forget() -> None:

@@ -225,7 +225,7 @@ def _leave_stack(
 
 def _leave_suppress(owner: Value, thrown: Value) -> list[Outcome] | None:
     """``contextlib.suppress``; of a group it takes out what it suppresses."""
-    expected = attribute(owner, _KINDS)
+    expected = attribute(owner, "_exceptions")
     answer = None if groups.is_group(thrown) else matches(thrown, expected)
     return None if answer is None else [Outcome(None, boolean(answer))]
 
@@ -267,7 +267,7 @@ def exit_read(machine: Machine, index: int, method: Any, thrown: Value) -> Read 
     if kind is None:
         return None
     if kind[0] is _SUPPRESS_EXIT and not groups.is_group(thrown):
-        return read_of(_in_suppress, index, attribute(Known(method.__self__), _KINDS))
+        return read_of(_in_suppress, index, Known(_suppressed(method.__self__)))
     if kind[0] is _GENERATOR_EXIT and machine.holds is not None:
         waiting = _waiting(method.__self__)
         if waiting is None:
@@ -304,8 +304,13 @@ def _in_suppress(frame: FrameType, thrown: Value, index: int, expected: Any) -> 
     method = values.slot(frame, index)
     if type(method) is not MethodType or method.__func__ is not _SUPPRESS_EXIT:
         return False
-    found = attribute(Known(method.__self__), _KINDS)
-    return isinstance(found, Known) and is_same(found.value, expected)
+    return is_same(_suppressed(method.__self__), expected)
+
+
+def _suppressed(manager: Any) -> Any:
+    """The classes; something that is never the same if it is a class of its own."""
+    is_plain = type(manager) is contextlib.suppress
+    return vars(manager).get("_exceptions") if is_plain else []
 
 
 def _in_generator(frame: FrameType, thrown: Value, index: int, expected: Any) -> bool:
@@ -321,12 +326,10 @@ def _in_generator(frame: FrameType, thrown: Value, index: int, expected: Any) ->
 
 def _waiting(manager: Any) -> FrameType | None:
     """The frame of a manager's generator, if it waits at a plain yield."""
-    held = attribute(Known(manager), "gen")
-    generator = held.value if isinstance(held, Known) else None
+    if type(manager) is not contextlib._GeneratorContextManager:
+        return None
+    generator: Any = manager.gen
     if type(generator) is not GeneratorType or generator.gi_running:
         return None
     frame: FrameType | None = generator.gi_frame
     return frame if generator.gi_yieldfrom is None else None
-
-
-_KINDS: Final = "_exceptions"

@@ -105,6 +105,8 @@ class _Walk:
             inner = self._skip(inner)
             self.at = inner
             outcomes = self._leave(inner, outcome)
+            if len(outcomes) == 1 and outcomes[0].raised is None:
+                return Fate.HANDLED
             outer = inner.f_back
             if outer is not None and outer is not self.base:
                 outcomes = self._cross(outer, inner, outcomes)

@@ -17,7 +17,7 @@ once more against a random function in between, which it leaves as often as not.
     unsure        of them, those judged maybe
     differ        tests that fail with guards and do not without
     median_us, p99_us, max_ms
-                  how long one verdict took
+                  CPU time of one verdict; a garbage collection may fall into it
 
 Test files are taken in a random but fixed order until the time is out: seconds of CPU,
 once the library is imported. ``test`` is CPython's own suite. The last line is one
@@ -172,9 +172,9 @@ class Judge(Answers):
         self._waiting: dict[tuple[int, int], _Waiting] = {}
 
     def _is_mine(self, error: Exception, frame: FrameType) -> bool:
-        start = time.perf_counter()
+        start = time.thread_time()
         found = fate(error, frame, self.base)
-        self.tally.times.append(time.perf_counter() - start)
+        self.tally.times.append(time.thread_time() - start)
         self.tally.seen[found.value] += 1
         if found is Fate.UNHANDLED:
             self._certain.append((error, _place(frame)))
