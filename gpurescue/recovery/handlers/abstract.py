@@ -140,6 +140,54 @@ class Local(Value):
         return f"<local {self.index}>"
 
 
+class Place(Value):
+    """Where a value can be found when it is needed: a variable, and attributes of it.
+
+    Attributes:
+        kind: LOCAL, CELL or GLOBAL.
+        root: Number or name of the variable.
+        names: The attributes, one of the other.
+        num_sure: How many of them no code can have changed before.
+    """
+
+    __slots__ = ("kind", "names", "num_sure", "root")
+
+    def __init__(
+        self, kind: str, root: Any, names: tuple[str, ...] = (), num_sure: int = 0
+    ) -> None:
+        self.kind = kind
+        self.root = root
+        self.names = names
+        self.num_sure = num_sure
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Place) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[object, ...]:
+        return self.kind, self.root, self.names, self.num_sure
+
+    def owner(self) -> Place:
+        """Where the object is that has the last attribute."""
+        return Place(self.kind, self.root, self.names[:-1], self.num_sure)
+
+    def attribute(self, name: str, *, is_sure: bool) -> Place:
+        """Where an attribute of what is here can be found."""
+        names = (*self.names, name)
+        num_sure = len(names) if is_sure else self.num_sure
+        return Place(self.kind, self.root, names, num_sure)
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.root}{''.join('.' + name for name in self.names)}>"
+
+
+LOCAL = "local"
+CELL = "cell"
+GLOBAL = "global"
+
+
 class Previous(Value):
     """What PUSH_EXC_INFO saves: the exception that was being handled before."""
 

@@ -76,6 +76,8 @@ def perform(run: Run, path: Path, request: Request) -> list[Outcome]:
         return [Outcome(None, known.new_exception(function, request.arguments))]
     if id(function) in known.BLIND:
         return [Outcome(None, NONE)]
+    if type(function) is MethodDescriptorType and not known.knows(function):
+        return OPAQUE
     if not is_any(type(function), _KINDS) and function is not super:
         return OPAQUE
     request.arguments[:] = [run.resolve(value) for value in request.arguments]

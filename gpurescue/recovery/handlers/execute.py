@@ -12,8 +12,15 @@ import weakref
 from types import FrameType, FunctionType, ModuleType
 from typing import Any
 
-from gpurescue.recovery.handlers import managers, memory
-from gpurescue.recovery.handlers.abstract import UNKNOWN, Known, Local, Slot, Value
+from gpurescue.recovery.handlers import managers, memory, values
+from gpurescue.recovery.handlers.abstract import (
+    UNKNOWN,
+    Known,
+    Local,
+    Place,
+    Slot,
+    Value,
+)
 from gpurescue.recovery.handlers.memory import LASTING, Question, Read
 from gpurescue.recovery.handlers.objects import class_of
 from gpurescue.recovery.handlers.paths import (
@@ -237,6 +244,8 @@ class Run:
         """Read a slot or a local variable of the live frame."""
         if isinstance(value, Local):
             return self.read(value.index)
+        if isinstance(value, Place):
+            return self.read_place(value)
         if not isinstance(value, Slot):
             return value
         self.reads = None
@@ -254,6 +263,20 @@ class Run:
         found = self.scope.cell(index)
         self.note(memory.in_cell, index, found)
         return found
+
+    def read_place(self, place: Place) -> Value:
+        """The same for attributes of variables."""
+        assert isinstance(self.scope, FrameScope)
+        try:
+            found = memory.find(self.scope.frame, place)
+        except values.Unreadable:
+            found = UNKNOWN
+        self.note_read(memory.place_read(place, found))
+        return found
+
+    def can_wait(self) -> bool:
+        """Whether something may be looked at later, when it is known what for."""
+        return self.reads is not None and values.available()
 
     def note_attribute(self, owner: Value, name: str, found: Value) -> None:
         """An attribute was looked at, of a module or of the exception."""

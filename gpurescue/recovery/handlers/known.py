@@ -55,6 +55,12 @@ def result(path: Path, function: Any, arguments: list[Value]) -> Value | None:
     return None
 
 
+def knows(method: MethodDescriptorType) -> bool:
+    """Whether something is known of a method of a C type."""
+    is_one = method.__name__ == "__exit__" or method.__objclass__ is str
+    return is_one or id(method) in PURE
+
+
 def _method(function: Any, arguments: list[Value]) -> Value | None:
     """Methods of C types that are known to be harmless."""
     if function.__name__ == "__exit__":  # no exit that is written in C suppresses

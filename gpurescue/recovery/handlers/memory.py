@@ -12,14 +12,30 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import FrameType, FunctionType, ModuleType
+from types import (
+    CellType,
+    FrameType,
+    FunctionType,
+    MethodDescriptorType,
+    ModuleType,
+)
 from typing import Any, Final, NamedTuple
 
 from gpurescue.recovery.handlers import values
-from gpurescue.recovery.handlers.abstract import UNKNOWN, Known, Value
+from gpurescue.recovery.handlers.abstract import (
+    CELL,
+    LOCAL,
+    UNKNOWN,
+    Bound,
+    Known,
+    Place,
+    Value,
+)
+from gpurescue.recovery.handlers.known import knows
 from gpurescue.recovery.handlers.objects import (
     attribute,
     class_of,
+    is_exception,
     is_stable,
     module_dict,
     mro,
@@ -167,8 +183,13 @@ def in_local(frame: FrameType, thrown: Value, index: int, expected: Any) -> bool
 
 def in_cell(frame: FrameType, thrown: Value, index: int, expected: Any) -> bool:
     """What the cell in local variable ``index`` holds."""
-    found = contents(values.local(frame, index))
+    found = _content(frame, index)
     return isinstance(found, Known) and is_same(found.value, expected)
+
+
+def _content(frame: FrameType, index: int) -> Value:
+    cell = values.local(frame, index)
+    return contents(cell) if type(cell) is CellType else UNKNOWN
 
 
 def in_module(
@@ -185,6 +206,56 @@ def in_thrown(frame: FrameType, thrown: Value, name: str, expected: Any) -> bool
     """An attribute of the exception."""
     found = attribute(thrown, name)
     return isinstance(found, Known) and is_same(found.value, expected)
+
+
+def place_read(place: Place, found: Value) -> Read | None:
+    """An attribute of an object was looked at, or a method of it is called."""
+    if not isinstance(found, Bound):
+        return read_of(_in_place, place, found)
+    function = found.function
+    if type(function) is FunctionType:
+        return _in_place, place, _Method(weakref.ref(function))
+    if type(function) is MethodDescriptorType and knows(function):
+        return read_of(_in_place, place.owner(), found.owner)
+    return _in_place, place, _Method(lambda: function)
+
+
+@dataclass(frozen=True, slots=True)
+class _Method:
+    """A method, whatever object it belongs to."""
+
+    function: Callable[[], Any]
+
+
+def _in_place(frame: FrameType, thrown: Value, place: Place, expected: Any) -> bool:
+    found = find(frame, place)
+    if isinstance(found, Bound):
+        return type(expected) is _Method and found.function is expected.function()
+    if type(expected) is _Method or not isinstance(found, Known):
+        return False
+    return is_same(found.value, expected)
+
+
+def find(frame: FrameType, place: Place) -> Value:
+    """What is at a place now."""
+    found = _root(frame, place)
+    for index, name in enumerate(place.names):
+        owner, found = found, attribute(found, name)
+        if index >= place.num_sure and isinstance(found, Known):
+            if not is_stable(found.value) and not is_exception(owner):
+                return UNKNOWN
+    return found
+
+
+def _root(frame: FrameType, place: Place) -> Value:
+    if place.kind == LOCAL:
+        return Known(values.local(frame, place.root))
+    if place.kind == CELL:
+        return _content(frame, place.root)
+    found = dict.get(frame.f_globals, place.root, _MISSING)
+    if found is _MISSING:
+        found = dict.get(frame.f_builtins, place.root, _MISSING)
+    return UNKNOWN if found is _MISSING else Known(found)
 
 
 def text_read(thrown: Value) -> Read | None:
@@ -221,6 +292,8 @@ def recall(
     code: Listing, question: Question, frame: FrameType, thrown: Value
 ) -> Answer | None:
     """What became of such an exception before, if it will again."""
+    if not values.available():
+        return None
     answer: Answer
     for answer in code.answers.get(question, ()):
         if answer.holds(frame, thrown):

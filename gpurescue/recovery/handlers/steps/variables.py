@@ -7,18 +7,26 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from gpurescue.recovery.handlers.abstract import (
+    CELL,
+    GLOBAL,
+    LOCAL,
     NULL,
     UNKNOWN,
     Bound,
     Known,
+    Local,
+    Place,
     Super,
     Value,
 )
 from gpurescue.recovery.handlers.memory import in_globals
 from gpurescue.recovery.handlers.objects import (
+    SCALARS,
     attribute,
+    is_any,
     is_class,
     is_exception,
+    is_stable,
     module_dict,
 )
 from gpurescue.recovery.handlers.paths import LOCALS, NO_CONTINUATION, Path
@@ -118,7 +126,10 @@ def _make_cell(run: Run, path: Path, at: Instruction) -> None:
 def _load_deref(run: Run, path: Path, at: Instruction) -> None:
     found = path.variables.get(("cell", at.arg))
     if found is None:
-        found = path.settled(run.read_cell(at.arg))
+        if run.can_wait() and not path.dirty:
+            found = Place(CELL, at.arg)
+        else:
+            found = path.settled(run.read_cell(at.arg))
     path.stack.append(found)
 
 
@@ -174,8 +185,11 @@ def _load_global(run: Run, path: Path, at: Instruction) -> None:
     found = path.variables.get(name)
     if found is None:
         found = run.scope.name(name)
-        run.note(in_globals, name, found)
-        found = path.settled(found)
+        if run.can_wait() and not path.dirty and _is_object(found):
+            found = Place(GLOBAL, name)
+        else:
+            run.note(in_globals, name, found)
+            found = path.settled(found)
     if not at.arg & 1:
         path.stack.append(found)
     elif SINCE_13:
@@ -184,7 +198,22 @@ def _load_global(run: Run, path: Path, at: Instruction) -> None:
         path.stack += (NULL, found)
 
 
+def _is_object(found: Value) -> bool:
+    """Whether it is more likely an attribute that is looked at."""
+    return (
+        isinstance(found, Known)
+        and not is_stable(found.value)
+        and not is_any(type(found.value), SCALARS)
+        and not is_exception(found)
+    )
+
+
 def _attribute(run: Run, path: Path, owner: Value, name: str) -> Value:
+    if isinstance(owner, Local | Place) and run.can_wait():
+        is_sure = not path.dirty
+        if isinstance(owner, Local):
+            return Place(LOCAL, owner.index).attribute(name, is_sure=is_sure)
+        return owner.attribute(name, is_sure=is_sure)
     owner = run.resolve(owner)
     if isinstance(owner, Known):
         stored = path.variables.get((id(owner.value), name))
