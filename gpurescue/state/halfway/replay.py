@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
 from gpurescue.errors import CannotResume
-from gpurescue.state.halfway.ledger import Ledger, place, tensors
+from gpurescue.state.halfway.before import Before
+from gpurescue.state.halfway.ledger import Ledger
 from gpurescue.state.halfway.places import Order, Place, Unclear
 
 
@@ -33,6 +34,7 @@ class Replay:
         self._places = places
         self._before = before
         self._ledger = Ledger(before.check)
+        before.begin()
         for loop in (loop for stood in places for loop in stood.loops):
             loop.is_seen = False
 
@@ -91,101 +93,6 @@ class Replay:
             if order is not Order.HERE:
                 return order
         return Order.HERE
-
-
-class Changed(CannotResume):
-    """Something is not what it was: it may be put back."""
-
-
-class Before:
-    """What an optimizer had when its step failed.
-
-    Args:
-        optimizer: The optimizer.
-
-    Attributes:
-        are_apart: True if no two parameters share their storage.
-    """
-
-    def __init__(self, optimizer: Any) -> None:
-        self._groups = list(optimizer.param_groups)
-        self._settings = [_settings(group) for group in self._groups]
-        self._group: Any = None
-        owned = [p for group in self._groups for p in group["params"]]
-        self._parameters = _numbered(owned)
-        self._states = _numbered(tensors([optimizer.state.get(p) for p in owned]))
-        self.are_apart = len(self._parameters) == len(owned)
-        self._versions: dict[int, tuple[Any, int]] = {}
-        self.note(_all_of(optimizer))
-
-    def note(self, found: Any) -> None:
-        """Note how tensors are now."""
-        for tensor in tensors(found):
-            self._versions[place(tensor)] = tensor, _version(tensor)
-
-    def round(self, value: Any) -> object:
-        """What a loop's variable says of its round; None if nothing."""
-        if isinstance(value, bool | int):
-            return value
-        if isinstance(value, dict):
-            same = [i for i, group in enumerate(self._groups) if group is value]
-            return ("group", *same) if same else None
-        found = [place(tensor) for tensor in tensors(value)]
-        for known in (self._parameters, self._states):
-            numbers = tuple(known[there] for there in found if there in known)
-            if numbers:
-                return numbers
-        return None
-
-    def within(self, group: Any) -> Before:
-        """The same, while operations of one group are left out."""
-        self._group = group
-        return self
-
-    def __enter__(self) -> Before:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._group = None
-
-    def check(self, tensor: Any) -> None:
-        """Check that what a left-out operation had read is what it was.
-
-        Raises:
-            Changed: It is not.
-        """
-        _, version = self._versions.get(place(tensor), (None, None))
-        if version is None or version != _version(tensor):
-            raise Changed("what it had worked with is not what it was")
-        for known, settings in zip(self._groups, self._settings, strict=True):
-            if known is self._group and _settings(known) != settings:
-                raise Changed("its settings are not what they were")
-
-
-def _numbered(found: Iterable[Any]) -> dict[int, int]:
-    return {place(tensor): number for number, tensor in enumerate(found)}
-
-
-def _settings(group: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: value
-        for key, value in group.items()
-        if key != "params" and not any(True for _ in tensors(value))
-    }
-
-
-def _all_of(optimizer: Any) -> list[Any]:
-    """Every tensor that a step may work with."""
-    owned = [p for group in optimizer.param_groups for p in group["params"]]
-    states = [optimizer.state[p] for p in owned if p in optimizer.state]
-    groups = [list(group.values()) for group in optimizer.param_groups]
-    is_tensor = sys.modules["torch"].is_tensor
-    others = [value for value in vars(optimizer).values() if is_tensor(value)]
-    return [groups, [p.grad for p in owned], states, others]
-
-
-def _version(tensor: Any) -> int:
-    return -1 if tensor.is_inference() else int(tensor._version)
 
 
 @functools.cache

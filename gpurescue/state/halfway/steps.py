@@ -22,9 +22,10 @@ from gpurescue.protocols import Rollback
 from gpurescue.state.again import Refused
 from gpurescue.state.dead import names_of
 from gpurescue.state.halfway import lists, places
+from gpurescue.state.halfway.before import Before, Changed
 from gpurescue.state.halfway.frames import Dead, is_of
 from gpurescue.state.halfway.places import Place, Unclear
-from gpurescue.state.halfway.replay import Before, Changed, Replay
+from gpurescue.state.halfway.replay import Replay
 
 _log = logging.getLogger(__name__)
 

@@ -270,6 +270,22 @@ def test_a_sparse_gradient_that_is_replaced(which, foreach):
     assert played.notes == ["AdamW.step had begun: what it has done is not done again"]
 
 
+@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("foreach", [False, True])
+def test_state_that_is_replaced_by_copies_of_itself(which, foreach):
+    # As when it is moved to the device where the parameters are.
+    def damage(opt: Any) -> None:
+        opt.state[parameter(opt, which)]["exp_avg"] = torch.zeros(7)
+
+    def mend(opt: Any) -> None:
+        opt.state[parameter(opt, which)]["exp_avg"] = torch.zeros(SHAPES[which])
+        for state in opt.state.values():
+            state |= {key: value.clone() for key, value in state.items()}
+
+    played = mended(lambda p: O.AdamW(p, foreach=foreach), damage, mend)
+    assert foreach or played.refusal == ""
+
+
 def test_another_gradient_than_the_one_that_was_used_is_refused():
     def mend(opt: Any) -> None:
         parameter(opt, 0).grad = parameter(opt, 0).grad * 2
