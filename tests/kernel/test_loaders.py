@@ -126,6 +126,16 @@ class Rows(IterableDataset):
             yield images[index] * random.random() + torch.rand(()), labels[index]
 loader = DataLoader(Rows(), 8, num_workers=2)
 """
+KILLED_ROWS = """\
+deadly = False
+class Killed(IterableDataset):
+    def __iter__(self):
+        for index in range(get_worker_info().id, 200, 2):
+            if deadly and index == 120:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield images[index], labels[index]
+loader = DataLoader(Killed(), 16, num_workers=2)
+"""
 LIGHTNING = """\
 import logging, warnings, lightning
 warnings.simplefilter("ignore")
@@ -268,16 +278,19 @@ def test_the_frames_are_the_users(notebook: Notebook) -> None:
     assert notebook.run(NOBODY, timeout=30).value == "[]"
 
 
-def test_a_killed_worker_does_not_take_the_kernel_along(notebook: Notebook) -> None:
+@pytest.mark.parametrize(("loader", "num"), [(KILLED, 26), (KILLED_ROWS, 28)])
+def test_a_killed_worker_does_not_take_the_kernel_along(
+    notebook: Notebook, loader: str, num: int
+) -> None:
     """torch's signal handler is there once the main thread has had workers."""
-    for cell in (SETUP, KILLED, "first = next(iter(loader))", "deadly = True"):
+    for cell in (SETUP, loader, "first = next(iter(loader))", "deadly = True"):
         done = notebook.run(cell, timeout=60)
         assert done.is_ok, done.traceback
     crashed = notebook.run("%%resilient\n" + BODY.replace("LOOP", "loader"), timeout=60)
     assert crashed.error == "Suspended", crashed.traceback
     assert notebook.run("deadly = False").is_ok
     assert notebook.run("%resume", timeout=60).is_ok
-    assert notebook.run("len(seen)").value == "26"
+    assert notebook.run("len(seen)").value == str(num)
     assert notebook.run(NOBODY, timeout=30).value == "[]"
 
 

@@ -49,7 +49,7 @@ def rollback(frame: FrameType, inner: dict[CodeType, FrameType]) -> Again | Refu
         return Refused("the batch was lost when its memory was pinned")
     if _is_iterable(iterator._dataset_fetcher):
         return _of_iterable(iterator, names["index"], inner)
-    return _again(iterator, names["index"], "fetches", lambda: None)
+    return _again(iterator, names["index"], lambda: None)
 
 
 def _is_iterable(fetcher: Any) -> bool:
@@ -90,7 +90,7 @@ def _of_iterable(
         fetcher.dataset_iter = itertools.chain(items, rest)
         fetcher.ended = False
 
-    return _again(iterator, index, "collates", give_back)
+    return _again(iterator, index, give_back)
 
 
 def _items(fetcher: Any, names: dict[str, Any]) -> list[Any] | None:
@@ -111,13 +111,15 @@ def _why_over(items: Any) -> str:
     return f"the {name} that gave the items may have moved on when it failed"
 
 
-def _again(
-    iterator: Any, index: Any, verb: str, give_back: Callable[[], None]
-) -> Again:
+def _again(iterator: Any, index: Any, give_back: Callable[[], None]) -> Again:
+    is_iterable = _is_iterable(iterator._dataset_fetcher)
+    verb = "collates" if is_iterable else "fetches"
     num = len(index) if iterator._auto_collation else 1
     watch = vars(iterator._dataset_fetcher).get(_WATCH)
     samples = f"the same {num} samples" if num > 1 else "the same sample"
     note = f"DataLoader {verb} {samples} again"
+    if is_iterable:
+        note += f", as the dataset gave {'them' if num > 1 else 'it'}"
     if watch is not None and watch.before is not None:
         note += ", with the random numbers that they had"
 

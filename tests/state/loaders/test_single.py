@@ -476,6 +476,7 @@ def test_the_items_of_an_iterable_dataset_are_used_again(
     training.names["shaken"] = Shaken(bad)
     run = training.start()
     assert run.state is State.SUSPENDED, run.error
+    assert "as the dataset gave " in str(run.plan(Restart()))
     assert "with the random numbers that they had" in str(run.plan(Restart()))
     training.names["shaken"].bad = None
     assert resume(run) is State.FINISHED
