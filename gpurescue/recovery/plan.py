@@ -323,7 +323,13 @@ def _skip(
             raise CannotResume(_refusal(held))
         head = (remainder.reenter(node),)
     made = _plan(restart, held, new, aligned.failing, head)
-    return replace(made, text=text, notes=aligned.notes)
+    return replace(made, text=text, notes=(*aligned.notes, *_half_done(suspension)))
+
+
+def _half_done(suspension: Suspension) -> tuple[str, ...]:
+    """Say that a call which is left out had done a part of its work."""
+    begun = any(r.note and not r.gives_again for r in suspension.rollbacks)
+    return ("what had begun stays half done",) if begun else ()
 
 
 def _return(restart: Restart, held: HeldFrame) -> Plan:
