@@ -363,6 +363,26 @@ def test_a_step_leaves_nothing_behind_when_it_has_gone_on():
     assert not opt._optimizer_step_pre_hooks
 
 
+class Foreign(O.Optimizer):
+    """An optimizer of another library: nothing is known of its step."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {})
+
+    def step(self, closure: Any = None) -> None:
+        with torch.no_grad():
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.sub_(p.grad)
+
+
+def test_a_step_of_another_library_is_refused():
+    played, _ = trial(Foreign, 1, 2)
+    assert played.play() is State.ABANDONED
+    assert "Foreign.step had begun" in played.refusal
+    assert "not one of torch's own" in played.refusal
+
+
 def test_a_step_with_a_hook_is_refused():
     def make(params: Any) -> Any:
         opt = O.Adam(params, foreach=False)
