@@ -27,8 +27,9 @@ from gpurescue.recovery import (
 from gpurescue.recovery.continuation import Continuation, Leave, Live, Target
 from gpurescue.recovery.hooks import Hooks
 from gpurescue.recovery.hotswap import Redefinitions
-from gpurescue.recovery.loops import Clock
+from gpurescue.recovery.loops import Clock, Hand, hand_of
 from gpurescue.recovery.plan import Plan
+from gpurescue.recovery.rounds import ForLoop
 from gpurescue.recovery.suspension import (
     Suspension,
     held_frames,
@@ -37,7 +38,9 @@ from gpurescue.recovery.suspension import (
 )
 from gpurescue.recovery.switch import Switch
 from gpurescue.source import align, cells
+from gpurescue.source import tree as trees
 from gpurescue.source.cells import Definition
+from gpurescue.source.locate import Site
 from gpurescue.source.remainder import Path
 
 _log = logging.getLogger(__name__)
@@ -246,7 +249,10 @@ class Answers:
 
     def _park(self, held: Suspension) -> Continuation | None:
         """Wait for a command; the exception goes on if it is to unwind."""
+        hand = _asked_for(held)
         made, command = self._asked(held)
+        if hand is not None:
+            hand.take_back()  # its iterator has raised: the round will begin once more
         self.origin = held.error
         if isinstance(command, Continuation):
             command.origin = held.error
@@ -328,6 +334,15 @@ class Answers:
             for held in held_frames(frame, self.base, None)
             if self.redefinitions.latest(held.definition) is not held.definition
         ]
+
+
+def _asked_for(held: Suspension) -> Hand | None:
+    """The hand of the loop that was asking for its next item."""
+    frame = held.frames[0]
+    if frame.site is not Site.NEXT or not isinstance(frame.statement, ForLoop):
+        return None
+    name = trees.iterator_name(frame.statement)
+    return hand_of(frames.hidden(frame.frame, name))
 
 
 def roll_back(made: Plan) -> None:

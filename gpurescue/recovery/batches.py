@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gpurescue.errors import CannotResume, UsageError
-from gpurescue.recovery import frames, plan, rounds, switch
+from gpurescue.recovery import frames, loops, plan, rounds, switch
 from gpurescue.recovery.continuation import Target
 from gpurescue.recovery.loops import Hand
 from gpurescue.recovery.plan import Action, Latest, Plan, Restart
@@ -108,8 +108,7 @@ def _here(suspension: Suspension) -> _Here:
 def _hand(held: HeldFrame, loop: ast.stmt) -> Hand | None:
     if not isinstance(loop, ForLoop):
         return None
-    found = frames.hidden(held.frame, trees.iterator_name(loop))
-    return found if isinstance(found, Hand) else None
+    return loops.hand_of(frames.hidden(held.frame, trees.iterator_name(loop)))
 
 
 def _problem(here: _Here, namespace: Mapping[str, Any]) -> str | None:
@@ -126,7 +125,7 @@ def _problem(here: _Here, namespace: Mapping[str, Any]) -> str | None:
 
 
 def _again(restart: Restart, here: _Here, new: Definition, top: Round) -> Plan:
-    path, loops = _in_new(here, new)
+    path, names = _in_new(here, new)
     loop = remainder.walk(new.scope.body, path)[-2]
     assert isinstance(loop, ForLoop)
     value = ast.copy_location(ast.Name(id=ITEM, ctx=ast.Load()), loop.iter)
@@ -140,7 +139,7 @@ def _again(restart: Restart, here: _Here, new: Definition, top: Round) -> Plan:
             definition=new,
             path=path,
             head=head,
-            loops=loops,
+            loops=names,
             values=top.variables | {ITEM: top.item},
         ),
         text=f"runs {here.hand.label} again from line {first.lineno}",
@@ -152,7 +151,7 @@ def _again(restart: Restart, here: _Here, new: Definition, top: Round) -> Plan:
 def _skip_batch(
     restart: Restart, here: _Here, new: Definition, problem: str | None
 ) -> Plan:
-    path, loops = _in_new(here, new)
+    path, names = _in_new(here, new)
     top = here.round if problem is None else None
     made = Plan(
         restart=restart,
@@ -161,7 +160,7 @@ def _skip_batch(
             definition=new,
             path=path,
             head=tuple(hidden.statements("continue")),
-            loops=loops,
+            loops=names,
             values={} if top is None else dict(top.variables),
         ),
         text=f"skips the batch of {here.hand.label}, which gpurescue.skipped() keeps",

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from gpurescue.protocols import Journal, RoundMark
-from gpurescue.recovery import frames
+from gpurescue.recovery import frames, loops
 from gpurescue.recovery.loops import BUDGET, Hand
 from gpurescue.source import cells, liveness
 from gpurescue.source import tree as trees
@@ -134,7 +134,8 @@ def loop_of(definition: Definition, frame: FrameType, hand: Hand) -> ForLoop | N
     """The loop of a frame that ``hand`` counts."""
     for loop in definition.layout.loops:
         if isinstance(loop, ForLoop):
-            if frames.hidden(frame, trees.iterator_name(loop)) is hand:
+            found = frames.hidden(frame, trees.iterator_name(loop))
+            if loops.hand_of(found) is hand:
                 return loop
     return None
 

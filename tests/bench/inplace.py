@@ -11,6 +11,11 @@ Prints a table and, as its last line, one JSON object:
     step_ms        what a step of about 1 ms took; step_02ms and step_10ms
     added_ns       what guards add to one step, from loops with an empty step, where
                    the noise is nanoseconds; added_1ms is that as a share of 1 ms
+    instructions_ratio
+                   instructions of the guarded loop against the plain one's, minus 1:
+                   the worst of the three sizes (``instructions.py``; null where there
+                   is no valgrind); instructions_noise is the A/A row, instructions_02ms
+                   and so on each size
     resume_ms      from the start of %resume to the first new line of the user's, in a
                    real kernel (median; resume_ms_p95)
     exact          placements of the bug (tests/scenarios/placements.py) that end with
@@ -24,163 +29,81 @@ Prints a table and, as its last line, one JSON object:
     handled_idle_us
                    the same while no run is active; handled_idle_noise_us a second
                    plain copy: the A/A row
+    peers          the same of others (``peers.py``, ``pip install .[bench]``): overhead
+                   at each size; placements that go on after one edit, and how many of
+                   them end bit-identical; resume_ms
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
-import time
-from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS.parent), str(TESTS / "recovery"), str(TESTS / "kernel")]
-sys.path.insert(0, str(TESTS / "scenarios"))
+import handled
+import instructions
+import peers
+import placements
+import training
+from driver import Notebook
+from scenario import Scenario
+from training import TESTS
 
-import handled  # noqa: E402
-import harness  # noqa: E402
-import placements  # noqa: E402
-from driver import Notebook  # noqa: E402
-from scenario import Scenario  # noqa: E402
-
-from gpurescue.recovery.hooks import Hooks  # noqa: E402
-from gpurescue.state.device import TorchRuntime  # noqa: E402
-
-TRAIN = """
-def train(num_steps, step):
-    total = 0.0
-    for epoch in range(2):
-        for i in range(num_steps // 2):
-            with context:
-                loss = step(i)
-            if loss is not None and loss < 0:
-                continue
-            total += advance(scale(i), 1)
-    return total
-"""
+Figures = dict[str, Any]
 
 
-SIZES = (("02ms", 0.2, 300), ("1ms", 1.0, 60), ("10ms", 10.0, 6))
-
-
-class _Context:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-def _loops() -> tuple[harness.Notebook, dict[str, Any]]:
-    """Two plain copies of the loop and a guarded one, over the same helpers."""
-    names = {"context": _Context(), "scale": abs, "advance": max}
-    found: dict[str, Any] = {}
-    for label in ("plain", "plain again"):
-        own = dict(names)
-        exec(compile(TRAIN, f"<{label}>", "exec"), own)
-        found[label] = own["train"]
-    book = harness.Notebook()
-    book.names |= names
-    book.cell(TRAIN)
-    found["guarded"] = book.names["train"]
-    return book, found
-
-
-def _torch_step(target_ms: float) -> Any:
-    """One forward, backward and optimizer step of about ``target_ms``."""
-    for width in (0, *range(64, 4096, 64), *range(4096, 65536, 1024)):
-        step = _step_of_width(width)
-        for i in range(20):
-            step(i)
-        start = time.thread_time()
-        for i in range(20):
-            step(i)
-        if (time.thread_time() - start) / 20 * 1e3 >= target_ms:
-            break
-    return step
-
-
-def _step_of_width(width: int) -> Any:
-    """Two layers and Adam; of no width one layer and SGD, the smallest step."""
-    import torch
-
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    if width:
-        model = torch.nn.Sequential(
-            torch.nn.Linear(64, width), torch.nn.ReLU(), torch.nn.Linear(width, 10)
-        )
-        optimizer: Any = torch.optim.Adam(model.parameters())
-    else:
-        model = torch.nn.Sequential(torch.nn.Linear(64, 10))
-        optimizer = torch.optim.SGD(model.parameters(), foreach=False)
-    x, y = torch.randn(32, 64), torch.randint(0, 10, (32,))
-
-    def step(_: int) -> float:
-        optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step
-
-
-def measure_loops(step: Any, num_steps: int, num_rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of each loop in each round, in rotated order, inside a run."""
-    book, loops = _loops()
-    times: dict[str, list[float]] = {label: [] for label in loops}
-
-    def rounds() -> None:
-        order = list(loops)
-        for i in range(num_rounds):
-            for label in order[i % 3 :] + order[: i % 3]:
-                start = time.thread_time()
-                loops[label](num_steps, step)
-                times[label].append((time.thread_time() - start) / num_steps)
-
-    book.names["rounds"] = rounds
-    hooks = Hooks(journal=TorchRuntime().journal(keeps_parameters=False))
-    run = book.start("rounds()", hooks=hooks)
-    run.wait()
-    if run.error is not None:
-        raise run.error
-    return times
-
-
-def overhead(quick: bool) -> dict[str, float]:
-    """Guards against plain, with real steps of three sizes and with empty ones."""
-    found: dict[str, float] = {}
-    for suffix, target_ms, num_steps in SIZES:
-        num_rounds = 9 if quick else 99
-        times = measure_loops(_torch_step(target_ms), num_steps, num_rounds)
-        plain = times["plain"]
-        ratios = {
-            label: statistics.median(a / b for a, b in zip(own, plain, strict=True))
-            for label, own in times.items()
-        }
-        is_main = suffix == "1ms"
-        found["step_ms" if is_main else f"step_{suffix}"] = 1e3 * statistics.median(
-            plain
-        )
-        found[f"overhead_{suffix}"] = ratios["guarded"] - 1
-        found[f"noise_{suffix}"] = ratios["plain again"] - 1
+def overhead(quick: bool) -> Figures:
+    """Guards and peers against plain, with real steps of three sizes."""
+    found: Figures = {"peers": {}}
+    with peers.loops() as others:
+        found["peers"] = {label: {} for label in others}
+        for suffix, target_ms, num_steps in training.SIZES:
+            step = training.step_of_width(training.width_of(target_ms))
+            num_rounds = 9 if quick else 99
+            times = training.measure(step, num_steps, num_rounds, others=others)
+            _note(found, suffix, times)
     return found | added_by_guards(quick)
 
 
-def added_by_guards(quick: bool) -> dict[str, float]:
+def _note(found: Figures, suffix: str, times: dict[str, list[float]]) -> None:
+    plain = times["plain"]
+    name = "step_ms" if suffix == "1ms" else f"step_{suffix}"
+    found[name] = 1e3 * statistics.median(plain)
+    ratios = {
+        label: statistics.median(a / b for a, b in zip(own, plain, strict=True)) - 1
+        for label, own in times.items()
+    }
+    found[f"overhead_{suffix}"] = ratios["guarded"]
+    found[f"noise_{suffix}"] = ratios["plain again"]
+    for label, row in found["peers"].items():
+        row[f"overhead_{suffix}"] = ratios[label]
+
+
+def added_by_guards(quick: bool) -> Figures:
     """What guards add to a step, from loops with an empty one."""
-    empty = measure_loops(lambda i: None, 20_000, 6 if quick else 20)
+    empty = training.measure(lambda i: None, 20_000, 6 if quick else 20)
     added = min(empty["guarded"]) - min(empty["plain"])
     noise = abs(min(empty["plain again"]) - min(empty["plain"]))
     return {
         "added_ns": 1e9 * added,
         "added_noise_ns": 1e9 * noise,
         "added_1ms": added / 1e-3,
+    }
+
+
+def by_instructions(quick: bool) -> Figures:
+    """The same by instructions, which no other program on the machine changes."""
+    sizes = instructions.measured(quick)
+    if sizes is None:
+        return {"instructions_ratio": None, "instructions_noise": None}
+    noise = max((row["plain again"] for row in sizes.values()), key=abs)
+    return {
+        "instructions_ratio": max(row["guarded"] for row in sizes.values()),
+        "instructions_noise": noise,
+        **{f"instructions_{name}": row["guarded"] for name, row in sizes.items()},
     }
 
 
@@ -242,9 +165,8 @@ def repaired_digest(book: Notebook, placement: Scenario) -> str:
     return str(book.run("print(digest(model, optimizer, log))").stdout.strip())
 
 
-def exactness() -> dict[str, bool]:
+def exactness(expected: dict[str, str]) -> dict[str, bool]:
     """Which placements end bit-identical."""
-    expected = reference_digests()
     with Notebook() as book:
         book.run("%load_ext gpurescue")
         return {
@@ -257,21 +179,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="a short run")
     quick = parser.parse_args().quick
-    figures: dict[str, Any] = overhead(quick) | handled.worst(quick)
+    figures = overhead(quick) | by_instructions(quick) | handled.worst(quick)
     resumed = sorted(resume_latency(10 if quick else 40))
     figures["resume_ms"] = statistics.median(resumed)
     figures["resume_ms_p95"] = resumed[int(0.95 * (len(resumed) - 1))]
-    exact = exactness()
+    expected = reference_digests()
+    exact = exactness(expected)
     figures |= {"exact": sum(exact.values()), "scenarios": len(exact)}
+    for peer, row in peers.measured(expected, 3 if quick else 15).items():
+        figures["peers"].setdefault(peer, {}).update(row)
+    _show(figures, exact)
+    print(json.dumps(figures))
+
+
+def _show(figures: Figures, exact: dict[str, bool]) -> None:
     for name, value in figures.items():
-        print(
-            f"{name:16} {value:12.5f}"
-            if isinstance(value, float)
-            else f"{name:16} {value:12}"
-        )
+        if name != "peers":
+            shown = f"{value:12.5f}" if isinstance(value, float) else f"{value!s:>12}"
+            print(f"{name:20} {shown}")
     for name, is_exact in exact.items():
         print(f"  {name:28} {'bit-identical' if is_exact else 'DIFFERS'}")
-    print(json.dumps(figures))
+    for peer, row in figures["peers"].items():
+        print(f"  {peer:20}", *(f"{k} {v:.4g}" for k, v in row.items()))
 
 
 if __name__ == "__main__":
