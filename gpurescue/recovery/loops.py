@@ -165,8 +165,16 @@ class Hand:
             yield self
             if self._is_over:
                 return
-            yield self._unseen()
-            if not self._has_passed():
+            is_over = unseen = None
+            with own.harmless("A loop is not counted."):
+                unseen = self._unseen()
+            if unseen is not None:
+                yield unseen
+                with own.harmless("A loop is not counted."):
+                    is_over = not self._has_passed()
+            if is_over is None:  # a failure of ours: the rest, as it is
+                yield self._quick
+            if is_over is not False:
                 return
 
     def __iter__(self) -> Iterator[Any]:
@@ -181,7 +189,8 @@ class Hand:
         except StopIteration:
             self._before, self._is_over = self._before - 1, True
             raise
-        self._clock.mark(self, item, sys._getframe(1))
+        with own.harmless("A round is not marked."):
+            self._clock.mark(self, item, sys._getframe(1))
         return item
 
     def _unseen(self) -> Iterator[Any]:
