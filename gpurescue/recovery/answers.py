@@ -21,6 +21,7 @@ from gpurescue.recovery import (
     dead,
     frames,
     handlers,
+    own,
     plan,
     switch,
 )
@@ -150,6 +151,8 @@ class Answers:
         if held is None:
             return None
         held.rollbacks = rollbacks
+        if own.was_sent_back(error) and not held.unwound:
+            held.unwound = ("the function that failed",)  # it may have no traceback
         return self._park(held)
 
     def _let_go(

@@ -192,7 +192,7 @@ def _safely(
     is_signal = isinstance(sys.exception(), Leave | Switch)
     if not is_signal or run is None or run.origin is None:
         return None
-    return HandBack(run.origin)
+    return HandBack(own.sent_back(run.origin))
 
 
 def passed() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 _log = logging.getLogger(__name__)
 
 STRICT = False  # True under test: our own failures are raised
+_sent_back = 0
 
 
 @contextlib.contextmanager
@@ -35,4 +36,16 @@ def handing_back(error: BaseException | None) -> Iterator[None]:
         if error is None or STRICT:
             raise
         _log.exception("Rescue failed; the exception that held the run is raised.")
-        raise error from failure.__cause__
+        raise sent_back(error) from failure.__cause__
+
+
+def sent_back(error: BaseException) -> BaseException:
+    """``error``, noted to be one that a failure of ours sends on its way."""
+    global _sent_back
+    _sent_back = id(error)
+    return error
+
+
+def was_sent_back(error: BaseException) -> bool:
+    """True of the last exception that a failure of ours has sent on its way."""
+    return id(error) == _sent_back
