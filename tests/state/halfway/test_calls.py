@@ -249,3 +249,26 @@ def test_a_step_in_a_comprehension_is_refused():
     played = Trial(names, body, fault=fault)
     assert played.play() is State.ABANDONED
     assert "the statement runs again from its beginning, but" in played.refusal
+
+
+WRAPPING = """
+def fit(opt):
+    try:
+        opt.step()
+    except Exception as error:
+        raise ValueError("step failed") from error
+"""
+
+
+def test_a_step_whose_failure_a_library_has_renamed_is_refused():
+    module = types.ModuleType("trainers.loop")
+    exec(WRAPPING, vars(module))
+    params = [torch.ones(2) for _ in range(3)]
+    for p in params:
+        p.grad = torch.ones(2)
+    opt = torch.optim.Adam(params, foreach=False)
+    names = {"fit": module.fit, "opt": opt}
+    fault = AtOperation(22)
+    played = Trial(names, "start()\nfit(opt)\nstop()", fault=fault)
+    assert played.play() is State.ABANDONED
+    assert "Adam.step had begun, and something else was raised" in played.refusal
