@@ -237,8 +237,8 @@ def held_frames(
 def _hold(index: int, frame: FrameType, lasti: int) -> HeldFrame | None:
     definition = cells.definition(frame.f_code)
     at = locate.position(frame.f_code, lasti)
-    if definition is None or at is None:
-        return None
+    if definition is None or at is None or at.is_ours:
+        return None  # nobody knows where: several `except*` have failed together
     path = locate.find(definition.scope.body, at)
     if path is None:
         return None

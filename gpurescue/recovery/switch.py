@@ -169,9 +169,19 @@ def standing_before(frame: FrameType, definition: Definition) -> Path | None:
 
 def _does_nothing(node: ast.stmt) -> bool:
     """True for a statement that is only a line: the guard may not reach that far."""
-    if isinstance(node, ast.Expr):
-        return isinstance(node.value, ast.Constant)
+    if isinstance(node, ast.Expr | ast.Return):
+        return node.value is None or _is_constant(node.value)
     return isinstance(node, ast.Pass | ast.Break | ast.Continue)
+
+
+def _is_constant(value: ast.expr) -> bool:
+    """True for what the compiler has worked out already, or may have."""
+    known = ast.Constant | ast.UnaryOp | ast.BinOp | ast.Tuple
+    return all(
+        isinstance(node, known)
+        for node in ast.walk(value)
+        if isinstance(node, ast.expr)
+    )
 
 
 def _is_next_round(frame: FrameType, node: Loop, first: int | None) -> bool:

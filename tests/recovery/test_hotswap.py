@@ -216,3 +216,18 @@ class Outer:
     outer.value = 1
     assert (inner.method(), outer.value, outer.cached) == ("new", ("new", 1), "new")
     assert type(inner) is book.names["Outer"].Inner
+
+
+@pytest.mark.parametrize("value", ["", " 2", " -1", " (1, 'two')", " None"])
+def test_an_edited_caller_whose_next_statement_returns_a_constant(value):
+    # No guard covers that statement: the caller keeps its code, and its call is done.
+    book = harness.Notebook()
+    book.cell("def inner():\n    missing\n")
+    book.cell(f"def outer():\n    inner()\n    return{value}\n")
+    run = book.start("found = outer()\n")
+    assert run.wait(10) is State.SUSPENDED
+    book.names["missing"] = 1
+    book.redefine(run, f"def outer():\n    inner()\n    pass\n    return{value}\n")
+    run.resume(Restart())
+    assert run.wait(10) is State.FINISHED, run.error
+    assert repr(book.names["found"]) == (value.strip() or "None")

@@ -552,3 +552,21 @@ def test_an_item_that_is_mended_in_place_is_got_again():
     run.resume(Restart())
     assert run.wait(10) is State.FINISHED
     assert out == [1.0, 2.0, 3.0]
+
+
+def test_what_two_clauses_raise_together_is_handed_back():
+    book = harness.Notebook()
+    out: list[Any] = []
+    book.names["out"] = out
+    run = book.start(
+        "out.append(1)\n"
+        "try:\n"
+        "    raise ExceptionGroup('g', [KeyError(), ValueError()])\n"
+        "except* KeyError:\n"
+        "    1 / 0\n"
+        "except* ValueError:\n"
+        "    {}['missing']\n"
+    )
+    assert run.wait(10) is State.FAILED
+    assert isinstance(run.error, ExceptionGroup)
+    assert out == [1]

@@ -24,6 +24,7 @@ from gpurescue.source import tree as trees
 # What cannot go on exactly, by the number of the call that fails: see README, Limits.
 LEFT = "has already (been )?left|already been left"
 ITERATOR = "iterator of the loop .* itself failed"
+STAR = "holds a `try` block that cannot be entered again"
 END = "failed in the end of the `with` block"
 TWICE = "would run .* a second time"
 CHANGED = "may have been changed"
@@ -37,6 +38,7 @@ REFUSED = {
     "generators": {34: LEFT},
     "generator_methods": {19: LEFT, 20: LEFT},
     "loops_shared": {16: ITERATOR},
+    "try_star_twice": {3: STAR, 4: STAR, 5: STAR, 6: STAR},
     "with_expressions": {13: END},
     "iterators_user": {25: TWICE, 26: TWICE, 28: LEFT, 29: LEFT},
 }
