@@ -132,7 +132,10 @@ class Edit(enum.Enum):
 
 
 class RunsAgain(Exception):
-    """What has its value would be run again, since what made it was edited."""
+    """What has its value would be run again, since what made it was edited.
+
+    So would a function's definition, with its defaults.
+    """
 
 
 def guarded(
@@ -160,7 +163,7 @@ def guarded(
             restart = Restart()
             if edit is not Edit.NOTHING:
                 restart = _edit(book, run, current, edit, seed)
-                if any("what it uses was edited" in n for n in run.plan(restart).notes):
+                if any(map(_runs_again, run.plan(restart).notes)):
                     raise RunsAgain
             run.resume(restart)
         except BaseException:
@@ -184,6 +187,10 @@ def guarded(
         passed=tuple(passed),
         statements=tuple(statements),
     )
+
+
+def _runs_again(note: str) -> bool:
+    return "what it uses was edited" in note or note.startswith("runs first")
 
 
 def _faults(error: BaseException) -> list[Place]:
