@@ -180,11 +180,10 @@ def _edited_at(
 
 def _likeness(old: ast.stmt, new: ast.stmt) -> tuple[bool, bool, float]:
     is_alike = type(old) is type(new)
-    if is_alike and _header(old) == _header(new):
-        return True, True, 1.0
+    is_same = is_alike and _header(old) == _header(new)
     before, after = (re.findall(r"\w+|\S", ast.unparse(n)) for n in (old, new))
     matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
-    return is_alike, False, matcher.ratio()
+    return is_alike, is_same, matcher.ratio()
 
 
 def _gap_had_run(pairs: dict[int, int], resume: int, failing: int) -> bool:

@@ -109,9 +109,13 @@ def _guard(
     codes, unstable = transform.functions_of(plain), definition.unit.rebound
     nested = [n for n in ast.walk(scope) if isinstance(n, trees.Function)]
     is_module = isinstance(scope, ast.Module)
-    cells = () if is_module else transform.cells_of(_find_code(plain))
+    own = plain if is_module else _find_code(plain)
+    cells = () if is_module else transform.cells_of(own)
     layout = trees.collect(scope, top=block)
-    transform.guard_layout(layout, cells, unstable, is_async=is_async)
+    yields = bool(own.co_flags & inspect.CO_GENERATOR)
+    transform.guard_layout(
+        layout, cells, unstable, is_async=is_async, is_generator=yields
+    )
     for node in nested:
         if node is not scope:
             code = codes.get((node.name, trees.first_line(node)))

@@ -99,10 +99,20 @@ def guard_scope(
 
 
 def guard_layout(
-    layout: Layout, cells: tuple[str, ...], unstable: Set[str], *, is_async: bool
+    layout: Layout,
+    cells: tuple[str, ...],
+    unstable: Set[str],
+    *,
+    is_async: bool,
+    is_generator: bool = False,
 ) -> None:
-    """Guard statements that carry their numbers already, such as a remainder."""
-    _Guard(layout, cells, unstable, is_async=is_async).apply()
+    """Guard statements that carry their numbers already, such as a remainder.
+
+    ``is_generator`` says that they are a generator's, though none of them may yield.
+    """
+    guard = _Guard(layout, cells, unstable, is_async=is_async)
+    guard.is_generator |= is_generator
+    guard.apply()
 
 
 class _Guard:

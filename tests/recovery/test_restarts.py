@@ -570,3 +570,26 @@ def test_what_two_clauses_raise_together_is_handed_back():
     assert run.wait(10) is State.FAILED
     assert isinstance(run.error, ExceptionGroup)
     assert out == [1]
+
+
+def test_a_generator_whose_block_fails_twice_keeps_its_variables():
+    book = harness.Notebook()
+    probe = harness.Probe(1)
+    book.names |= {"T": probe, "out": probe.out}
+    book.cell("import contextlib")
+    book.cell(
+        "def g(k):\n"
+        "    for i in range(2):\n"
+        "        with contextlib.nullcontext():\n"
+        "            T(k)\n"
+        "            T(i)\n"
+        "    yield k\n"
+    )
+    run = book.start("found = list(g(5))\n")
+    for fail_at in (3, None):
+        assert run.wait(10) is State.SUSPENDED
+        probe.fail_at = fail_at
+        run.resume(Restart())
+    assert run.wait(10) is State.FINISHED, run.error
+    assert probe.out == [5, 0, 5, 1]
+    assert book.names["found"] == [5]

@@ -75,3 +75,11 @@ def test_resume_point(name: str) -> None:
 def test_refused(source: str, text: str) -> None:
     with pytest.raises(PatchRejected, match=text):
         align.align(ast.parse(OLD).body, ast.parse(source).body, PATH, name="f")
+
+
+def test_of_two_blocks_with_the_same_header_the_one_more_alike_is_meant():
+    old = ast.parse("with a():\n    x = 1\nwith a():\n    f()\n    g()\nend\n").body
+    new = ast.parse(
+        "with a():\n    x = 1\n    y = 2\nwith a():\n    f()\n    z = 3\n    g()\nend\n"
+    ).body
+    assert align.behind(old, new, 1) == 2
