@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -54,3 +56,17 @@ def test_a_fault_anywhere_in_a_random_program_leaves_no_trace(part: int) -> None
 
     try_program()
     harness.forget()
+
+
+def test_the_command_for_a_longer_budget_ends_with_figures():
+    command = [
+        sys.executable,
+        Path(__file__).parent / "generator" / "run.py",
+        "--programs",
+        "3",
+    ]
+    done = subprocess.run(
+        [*command, "--workers", "1"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout
+    assert json.loads(done.stdout.splitlines()[-1])["programs"] == 3
