@@ -26,9 +26,10 @@ from gpurescue.recovery import (
     switch,
 )
 from gpurescue.recovery.continuation import Continuation, Leave, Live, Target
+from gpurescue.recovery.hands import Hand, hand_of
 from gpurescue.recovery.hooks import Hooks
 from gpurescue.recovery.hotswap import Redefinitions
-from gpurescue.recovery.loops import Clock, Hand, hand_of
+from gpurescue.recovery.loops import Clock
 from gpurescue.recovery.plan import Plan
 from gpurescue.recovery.rounds import ForLoop
 from gpurescue.recovery.suspension import (

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gpurescue.errors import CannotResume, UsageError
-from gpurescue.recovery import frames, loops, plan, rounds, switch
+from gpurescue.recovery import frames, plan, rounds, switch
 from gpurescue.recovery.continuation import Target
-from gpurescue.recovery.loops import Hand
+from gpurescue.recovery.hands import Hand, hand_of
 from gpurescue.recovery.plan import Action, Latest, Plan, Restart
 from gpurescue.recovery.rounds import ForLoop, Round
 from gpurescue.recovery.suspension import HeldFrame, Suspension
@@ -108,7 +108,7 @@ def _here(suspension: Suspension) -> _Here:
 def _hand(held: HeldFrame, loop: ast.stmt) -> Hand | None:
     if not isinstance(loop, ForLoop):
         return None
-    return loops.hand_of(frames.hidden(held.frame, trees.iterator_name(loop)))
+    return hand_of(frames.hidden(held.frame, trees.iterator_name(loop)))
 
 
 def _problem(here: _Here, namespace: Mapping[str, Any]) -> str | None:

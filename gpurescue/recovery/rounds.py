@@ -18,8 +18,9 @@ from types import FrameType
 from typing import Any
 
 from gpurescue.protocols import Journal, RoundMark
-from gpurescue.recovery import frames, loops
-from gpurescue.recovery.loops import BUDGET, Hand
+from gpurescue.recovery import frames
+from gpurescue.recovery.hands import Hand, hand_of
+from gpurescue.recovery.loops import BUDGET
 from gpurescue.source import cells, liveness
 from gpurescue.source import tree as trees
 from gpurescue.source.cells import Definition
@@ -135,7 +136,7 @@ def loop_of(definition: Definition, frame: FrameType, hand: Hand) -> ForLoop | N
     for loop in definition.layout.loops:
         if isinstance(loop, ForLoop):
             found = frames.hidden(frame, trees.iterator_name(loop))
-            if loops.hand_of(found) is hand:
+            if hand_of(found) is hand:
                 return loop
     return None
 

@@ -11,7 +11,7 @@ from typing import Any
 import harness
 import pytest
 
-from gpurescue.recovery import loops
+from gpurescue.recovery import hands, loops
 from gpurescue.recovery.engine import State
 from gpurescue.recovery.plan import Action, Restart
 
@@ -126,7 +126,7 @@ class Marks:
     def __init__(self) -> None:
         self.marked: list[int] = []
 
-    def __call__(self, hand: loops.Hand, item: object, frame: object) -> object:
+    def __call__(self, hand: hands.Hand, item: object, frame: object) -> object:
         self.marked.append(hand.count)
         return item
 
@@ -157,7 +157,7 @@ def test_rounds_too_short_to_be_marked_are_not_seen(clock: loops.Clock) -> None:
     clock.marker = marks = Marks()
     loop = loops.loop_iterator(range(10_000))
     for _ in loop:
-        hand = loops.hand_of(loop)
+        hand = hands.hand_of(loop)
         assert hand is not None
         assert hand.round is None or hand.count <= loops.NUM_TRIALS + 1
     assert marks.marked == [1, 2]
@@ -228,7 +228,7 @@ def test_an_iterator_that_is_asked_again_goes_on(
             seen.append(next(loop))
         except OSError:
             assert str(clock) == f"step {len(seen) + 1}"
-            hand = loops.hand_of(loop)
+            hand = hands.hand_of(loop)
             assert hand is not None
             hand.take_back()
         assert str(clock) == f"step {len(seen)}"
