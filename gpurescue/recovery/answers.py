@@ -152,7 +152,8 @@ class Answers:
         if held is None:
             return None
         held.rollbacks = rollbacks
-        if own.was_sent_back(error) and not held.unwound:
+        is_late = error is self.origin and own.was_sent_back(error)
+        if is_late and not held.unwound:
             held.unwound = ("the function that failed",)  # it may have no traceback
         return self._park(held)
 
@@ -258,6 +259,7 @@ class Answers:
         if hand is not None:
             hand.take_back()  # its iterator has raised: the round will begin once more
         self.origin = held.error
+        own.nothing_sent_back()
         if isinstance(command, Continuation):
             command.origin = held.error
             roll_back(made)

@@ -63,7 +63,8 @@ def enter(run: Catcher) -> None:
 def leave() -> None:
     """End what ``enter`` began."""
     _runs.pop(threading.get_ident(), None)
-    handlers.forget()
+    with own.harmless("What was judged last in this thread is remembered."):
+        handlers.forget()
 
 
 def _run() -> Catcher | None:

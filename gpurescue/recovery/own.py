@@ -46,6 +46,12 @@ def sent_back(error: BaseException) -> BaseException:
     return error
 
 
+def nothing_sent_back() -> None:
+    """A run is held by another exception: the last one may die, and its id be used."""
+    global _sent_back
+    _sent_back = 0
+
+
 def was_sent_back(error: BaseException) -> bool:
     """True of the last exception that a failure of ours has sent on its way."""
     return id(error) == _sent_back

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -187,7 +188,7 @@ CASES = [
         error="sample 77",
         body=BODY.replace("range(2)", "range(1)"),
     ),
-    Case("Lightning", LIGHTNING, body=FIT),
+    *([Case("Lightning", LIGHTNING, body=FIT)] if find_spec("lightning") else []),
 ]
 NOBODY = """\
 gc.collect()
@@ -240,8 +241,6 @@ def clean(folder: Path) -> dict[str, str]:
 def test_the_same_batch_again(
     case: Case, notebook: Notebook, clean: dict[str, str], folder: Path
 ) -> None:
-    if case.name == "Lightning":
-        pytest.importorskip("lightning")
     setup = f"import sys; sys.path.insert(0, {str(folder)!r})\n{SETUP}"
     for cell in (setup, case.loader, case.bug):
         done = notebook.run(cell, timeout=60)
