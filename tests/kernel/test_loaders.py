@@ -15,7 +15,7 @@ from driver import Notebook
 
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.thorough]
 
 SETUP = """\
 import gc, hashlib, itertools, multiprocessing, os, random, signal, sys, time

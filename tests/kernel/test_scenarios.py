@@ -14,7 +14,7 @@ from driver import Notebook
 from scenario import Scenario
 
 pytest.importorskip("torch")
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.thorough]
 
 PACK = scenario.pack(scenario.PROGRAMS)
 FRAMEWORKS = ("lightning", "transformers")

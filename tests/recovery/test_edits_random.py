@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from gpurescue.recovery import loops
 from gpurescue.recovery.hotswap import Redefinitions
 
+pytestmark = pytest.mark.thorough
+
 HEAD = """\
 import functools
 def twice(f):

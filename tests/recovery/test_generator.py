@@ -22,6 +22,8 @@ import minimise
 import programs
 import properties
 
+pytestmark = pytest.mark.thorough
+
 NUM_PROGRAMS = 25
 
 

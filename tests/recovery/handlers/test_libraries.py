@@ -7,6 +7,8 @@ import importlib.util
 import libraries
 import pytest
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.mark.parametrize("library", ["networkx", "numpy", "test"])
 def test_what_a_library_handles_is_not_intercepted(library: str) -> None:

@@ -17,6 +17,8 @@ from gpurescue.recovery.hooks import Hooks  # noqa: E402
 from gpurescue.recovery.plan import Action, Restart  # noqa: E402
 from gpurescue.state.device import TorchRuntime  # noqa: E402
 
+pytestmark = pytest.mark.thorough
+
 BODY = """
 for i in range(4):
     opt.zero_grad()

@@ -13,6 +13,8 @@ from failing import NEVER, AtOperation, Trial, state_of  # noqa: E402
 
 from gpurescue.recovery.engine import State  # noqa: E402
 
+pytestmark = pytest.mark.thorough
+
 O = torch.optim  # noqa: E741
 Make = Callable[[Any], Any]
 

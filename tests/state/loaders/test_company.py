@@ -11,6 +11,8 @@ from training import Training, clean, resume, spoil  # noqa: E402
 from gpurescue.recovery.engine import State  # noqa: E402
 from gpurescue.recovery.plan import Restart  # noqa: E402
 
+pytestmark = pytest.mark.thorough
+
 DATA = """\
 change = lambda x: x * torch.rand(()) + random.random() + np.random.randn()
 class Rows(IterableDataset):

@@ -19,6 +19,8 @@ from gpurescue.errors import CannotResume  # noqa: E402
 from gpurescue.recovery.engine import Run, State  # noqa: E402
 from gpurescue.recovery.plan import Action, Restart  # noqa: E402
 
+pytestmark = pytest.mark.thorough
+
 ROWS = """\
 class Rows(IterableDataset):
     ends = {0: 150, 1: 150, 2: 150}

@@ -20,6 +20,8 @@ from gpurescue.errors import CannotResume  # noqa: E402
 from gpurescue.recovery.engine import Run, State  # noqa: E402
 from gpurescue.recovery.plan import Action, Restart  # noqa: E402
 
+pytestmark = pytest.mark.thorough
+
 PLAIN = "loader = DataLoader(Digits(), batch_size=8, shuffle=True, num_workers=2{})"
 DRAWING = PLAIN.replace(
     "Digits()", "Digits(lambda x: x * torch.rand(()) + random.random() + draw())"
