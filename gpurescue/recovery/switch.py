@@ -171,6 +171,8 @@ def _does_nothing(node: ast.stmt) -> bool:
     """True for a statement that is only a line: the guard may not reach that far."""
     if isinstance(node, ast.Expr | ast.Return):
         return node.value is None or _is_constant(node.value)
+    if isinstance(node, ast.If):
+        return _is_constant(node.test)
     return isinstance(node, ast.Pass | ast.Break | ast.Continue)
 
 

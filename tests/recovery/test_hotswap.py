@@ -231,3 +231,19 @@ def test_an_edited_caller_whose_next_statement_returns_a_constant(value):
     run.resume(Restart())
     assert run.wait(10) is State.FINISHED, run.error
     assert repr(book.names["found"]) == (value.strip() or "None")
+
+
+def test_an_edited_body_whose_next_statement_has_a_constant_test():
+    # The compiler leaves nothing of it that a guard would cover, and the except*
+    # around it took the signal for an exception: the rest of the body was left out.
+    book = harness.Notebook()
+    book.names["out"] = out = []
+    book.cell("def inner():\n    missing\n")
+    body = "try:\n    inner()\n    if 6 % 2:\n        raise 1\n{0}except* KeyError:\n"
+    body += "    pass\nout.append('end')\n"
+    run = book.start(body.format(""))
+    assert run.wait(10) is State.SUSPENDED
+    book.names["missing"] = 1
+    run.resume(Restart(body=book.new_body(body.format("    pass\n"))))
+    assert run.wait(10) is State.FINISHED, run.error
+    assert out == ["end"]
