@@ -15,6 +15,7 @@ from typing import Any
 
 from gpurescue.errors import CannotResume
 from gpurescue.state.halfway.before import Before
+from gpurescue.state.halfway.frames import is_passing_on
 from gpurescue.state.halfway.ledger import Ledger
 from gpurescue.state.halfway.places import Order, Place, Unclear
 
@@ -74,7 +75,8 @@ class Replay:
         """The frames of the step that is running, outermost first."""
         found: list[FrameType] = []
         while frame is not None:
-            found.append(frame)
+            if not is_passing_on(frame):
+                found.append(frame)
             if frame.f_code is self._places[0].code:
                 is_own = frame.f_locals.get("self") is self._optimizer
                 return found[::-1] if is_own else []

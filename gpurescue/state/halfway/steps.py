@@ -23,7 +23,7 @@ from gpurescue.state.again import Refused
 from gpurescue.state.dead import names_of
 from gpurescue.state.halfway import lists, places
 from gpurescue.state.halfway.before import Before, Changed
-from gpurescue.state.halfway.frames import Dead, is_of
+from gpurescue.state.halfway.frames import Dead, is_of, is_passing_on
 from gpurescue.state.halfway.places import Place, Unclear
 from gpurescue.state.halfway.replay import Replay
 
@@ -194,6 +194,7 @@ def _step(optimizer: Any, inner: list[TracebackType], error: BaseException) -> S
 def _own(inner: list[TracebackType]) -> list[TracebackType]:
     """The frames of torch.optim, down to the one that called something else."""
     found: list[TracebackType] = []
+    inner = [entry for entry in inner if not is_passing_on(entry.tb_frame)]
     for entry in inner:
         is_part = entry.tb_frame.f_code.co_name.startswith("<")  # a comprehension
         if is_part or not is_of(entry, "torch.optim"):
@@ -201,6 +202,8 @@ def _own(inner: list[TracebackType]) -> list[TracebackType]:
         found.append(entry)
     if not found:
         raise Unclear("it is not one of torch's own")
+    if any(is_of(entry, "torch.optim") for entry in inner[len(found) + 1 :]):
+        raise Unclear("parts of it are called by something else")
     return found
 
 
