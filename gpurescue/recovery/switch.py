@@ -20,7 +20,7 @@ from typing import Any
 
 from gpurescue.errors import PatchRejected
 from gpurescue.recovery import frames, own
-from gpurescue.recovery.handlers import depth_at
+from gpurescue.recovery.handlers import depth_at, is_guarded
 from gpurescue.source import align, cells, locate, remainder
 from gpurescue.source import tree as trees
 from gpurescue.source.cells import Definition
@@ -156,34 +156,15 @@ def standing_before(frame: FrameType, definition: Definition) -> Path | None:
     path = locate.find(definition.scope.body, at) if at else None
     if at is None or at.is_ours or path is None:
         return None
+    if not is_guarded(frame.f_code, frame.f_lasti):
+        return None  # of some statements the compiler leaves nothing but a line
     node = remainder.statement(definition.scope.body, path)
-    if _does_nothing(node):
-        return None
     first = locate.first_offset(frame.f_code, node)
     if isinstance(node, Loop) and _is_next_round(frame, node, first):
         return (*path[:-1], Step(path[-1].at, "body"), Step(len(node.body)))
     if first is None or not _begins(frame, node, first):
         return None
     return path
-
-
-def _does_nothing(node: ast.stmt) -> bool:
-    """True for a statement that is only a line: the guard may not reach that far."""
-    if isinstance(node, ast.Expr | ast.Return):
-        return node.value is None or _is_constant(node.value)
-    if isinstance(node, ast.If):
-        return _is_constant(node.test)
-    return isinstance(node, ast.Pass | ast.Break | ast.Continue)
-
-
-def _is_constant(value: ast.expr) -> bool:
-    """True for what the compiler has worked out already, or may have."""
-    known = ast.Constant | ast.UnaryOp | ast.BinOp | ast.Tuple
-    return all(
-        isinstance(node, known)
-        for node in ast.walk(value)
-        if isinstance(node, ast.expr)
-    )
 
 
 def _is_next_round(frame: FrameType, node: Loop, first: int | None) -> bool:

@@ -126,6 +126,12 @@ def is_guard(code: CodeType, target: int) -> bool:
     return found
 
 
+def is_guarded(code: CodeType, offset: int) -> bool:
+    """Whether what is raised at byte ``offset`` comes to a guard of ours first."""
+    entry = listing(code).entry(offset)
+    return entry is not None and is_guard(code, entry.target)
+
+
 def _has_guard_shape(code: Listing, target: int) -> bool:
     first = code.at(target)
     second = code.at(first.after)
