@@ -21,7 +21,7 @@ from gpurescue.recovery.engine import Run, State
 from gpurescue.recovery.plan import Restart
 from gpurescue.source import tree as trees
 
-# What cannot go on exactly, by the number of the call that fails: see README, Limits.
+# What cannot go on exactly, by the number of the call that fails: see LIMITS.md.
 LEFT = "has already (been )?left|already been left"
 ITERATOR = "iterator of the loop .* itself failed"
 STAR = "holds a `try` block that cannot be entered again"
