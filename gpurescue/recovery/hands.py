@@ -21,6 +21,9 @@ from gpurescue.recovery import own
 _Chain = itertools.chain
 _NONES = (None,) * 4096
 _second = {}.get  # type: ignore[var-annotated]  # of None and an item: the item
+_COUNTING = own.harmless("A loop is not counted.")
+_MARKING = own.harmless("A round is not marked.")
+_ENDING = own.harmless("The clock may be wrong.")
 _IS_IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
 
 
@@ -103,15 +106,16 @@ class Hand:
     def segments(self) -> Iterator[Iterator[Any]]:
         """Iterators that give the loop's items, each some of them."""
         while True:
-            yield self
-            if self._is_over:
-                return
+            if self._before + 1 >= self.due:
+                yield self
+                if self._is_over:
+                    return
             is_over = unseen = None
-            with own.harmless("A loop is not counted."):
+            with _COUNTING:
                 unseen = self._unseen()
             if unseen is not None:
                 yield unseen
-                with own.harmless("A loop is not counted."):
+                with _COUNTING:
                     is_over = not self._has_passed()
             if is_over is None:  # a failure of ours: the rest, as it is
                 yield self._quick
@@ -134,7 +138,7 @@ class Hand:
         except StopIteration:
             self._before, self._is_over = self._before - 1, True
             raise
-        with own.harmless("A round is not marked."):
+        with _MARKING:
             self._clock.mark(self, item, sys._getframe(1))
         return item
 
@@ -167,7 +171,7 @@ class Hand:
         self._before -= 1
 
     def __del__(self) -> None:
-        with own.harmless("The clock may be wrong."):
+        with _ENDING:
             self._clock.ended(self)
 
     @property

@@ -34,7 +34,9 @@ NUM_TRIALS = 2  # of a run at each depth: the first one pays for what is done on
 
 _clocks: dict[int, Clock] = {}
 _listening = False
+_COUNTING = own.harmless("A loop is not counted.")
 _PATIENT = {enumerate, filter, map, zip}  # ask the first of theirs, and then change
+_LENGTHS = ("__len__", "__length_hint__")
 _reiterable: set[type] = set()
 
 
@@ -46,7 +48,7 @@ def loop_iterator(iterable: Iterable[Any]) -> Iterator[Any]:
     """
     iterator = iter(iterable)
     if _listening and (clock := _clocks.get(threading.get_ident())) is not None:
-        with own.harmless("A loop is not counted."):
+        with _COUNTING:
             return clock.wrap(iterable, iterator)
     return iterator if type(iterator) in _reiterable else reiterable(iterator)
 
@@ -165,10 +167,10 @@ class Clock:
 
     def mark(self, hand: Hand, item: Any, frame: FrameType) -> None:
         """A round is due to be looked at; it is marked if that is worth it."""
-        begun = time.perf_counter()
-        self._look(hand, begun)
+        begun, count = time.perf_counter(), hand.count
+        self._look(hand, count, begun)
         if not self._is_worth(hand.depth):
-            self._wait(hand, begun)
+            self._wait(hand, count, begun)
             return
         self._num_trials[hand.depth] += 1
         try:
@@ -179,13 +181,13 @@ class Clock:
             return
         done = time.perf_counter()
         self._cost = min(self._cost, done - begun)
-        hand.due, hand.looked = hand.count + 1, (hand.count, done)
+        hand.due, hand.looked = count + 1, (count, done)
 
-    def _look(self, hand: Hand, now: float) -> None:
+    def _look(self, hand: Hand, count: int, now: float) -> None:
         """Measure the rounds since the last look."""
-        count, when = hand.looked
-        if hand.count > count and (count or hand.count > 1):
-            self._seconds[hand.depth] = (now - when) / (hand.count - count)
+        before, when = hand.looked
+        if count > before and (before or count > 1):
+            self._seconds[hand.depth] = (now - when) / (count - before)
 
     def _is_worth(self, depth: int) -> bool:
         """Every round is marked, or none: a fresh mark is what a person needs.
@@ -196,12 +198,12 @@ class Clock:
             return True
         return self._cost <= BUDGET * self._seconds[depth]
 
-    def _wait(self, hand: Hand, now: float) -> None:
+    def _wait(self, hand: Hand, count: int, now: float) -> None:
         """Look again after twice as many rounds, and not too soon."""
         seconds = self._seconds[hand.depth]
         enough = math.ceil(PAUSE / seconds) if seconds else 1
-        gap = self._gaps[hand.depth] = max(hand.count, enough)
-        hand.due, hand.looked = hand.count + gap, (hand.count, now)
+        gap = self._gaps[hand.depth] = max(count, enough)
+        hand.due, hand.looked = count + gap, (count, now)
         if hand.round is not None and self.marker is not None:
             hand.round = None  # it would keep a batch alive for many rounds
             self.marker.rest()
@@ -251,7 +253,8 @@ def length(iterable: object) -> int | None:
     """
     if isinstance(iterable, enumerate):
         iterable = iterable.__reduce__()[1][0]
-    if any(_is_users(type(iterable), name) for name in ("__len__", "__length_hint__")):
+    kind = type(iterable)
+    if not is_built_in(kind) and any(_is_users(kind, name) for name in _LENGTHS):
         return None
     try:
         hint = operator.length_hint(iterable, -1)
@@ -267,4 +270,4 @@ def _is_users(kind: type, name: str) -> bool:
 
 def _listen() -> None:
     global _listening
-    _listening = any(not clock.is_full for clock in _clocks.values())
+    _listening = not all([clock.is_full for clock in _clocks.values()])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
+from types import TracebackType
 
 _log = logging.getLogger(__name__)
 
@@ -12,19 +13,32 @@ STRICT = False  # True under test: our own failures are raised
 _sent_back = 0
 
 
-@contextlib.contextmanager
-def harmless(what: str) -> Iterator[None]:
+class harmless:
     """What fails in the block is logged, and nobody else hears of it.
+
+    Has no state: one may be made once, where loops that are counted come by often.
 
     Args:
         what: What the user misses, as a sentence for the log.
     """
-    try:
-        yield
-    except Exception:
-        _log.warning("%s", what, exc_info=True)
-        if STRICT:
-            raise
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if kind is None or not issubclass(kind, Exception):
+            return False
+        _log.warning("%s", self._what, exc_info=error)
+        return not STRICT
 
 
 @contextlib.contextmanager

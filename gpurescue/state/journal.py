@@ -13,6 +13,7 @@ import copy
 import logging
 import sys
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -59,6 +60,8 @@ class Journal:
         steps = self.newest.steps if self.newest is not None else {}
         if id(optimizer) not in steps:
             steps[id(optimizer)] = self._step(optimizer)
+        if not self.keeps_parameters:
+            _stop_listening()  # the first step has told all there is to know
 
     def _step(self, optimizer: Any) -> _Step:
         try:
@@ -73,6 +76,17 @@ class Journal:
         if optim is not None:
             optim._global_optimizer_pre_hooks.pop(_HOOK, None)
         self.newest = None
+
+
+def _stop_listening() -> None:
+    """Leave the hooks of optimizers while they are being called.
+
+    The last of an ``OrderedDict`` may go while it is iterated over: the iterator knows
+    by then that it is at its end (CPython, ``odictiter_nextkey``).
+    """
+    hooks = sys.modules["torch.optim.optimizer"]._global_optimizer_pre_hooks
+    if isinstance(hooks, OrderedDict) and next(reversed(hooks), None) == _HOOK:
+        del hooks[_HOOK]
 
 
 class _Step:
