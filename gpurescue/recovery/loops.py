@@ -157,7 +157,7 @@ class Clock:
         depth = len(self._live)
         if depth >= MAX_HANDS:
             return reiterable(iterator)
-        hand = Hand(self, iterator, depth)
+        hand = Hand(self, iterable, iterator, depth)
         hand.total = length(iterable)
         self._past[depth:] = [None] * (MAX_HANDS - depth)
         self._live.append(weakref.ref(hand))

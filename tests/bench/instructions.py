@@ -21,11 +21,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import training
+
+from gpurescue.recovery import loops
 
 _TOTALS = re.compile(r"^totals: (\d+)", re.M)
 
@@ -72,12 +75,12 @@ def _meter(folder: str) -> Callable[[Callable[[], Any]], float]:
 
 def _inside(widths: dict[str, int], num_rounds: int, folder: str) -> None:
     found: dict[str, dict[str, float]] = {}
-    for suffix, _, num_steps in training.SIZES:
+    pause = loops.PAUSE
+    for suffix, milliseconds, num_steps in training.SIZES:
         if suffix not in widths:
             continue
         step = training.step_of_width(widths[suffix])
-        for i in range(5):
-            step(i)
+        loops.PAUSE = pause * _seconds(step) / (milliseconds / 1e3)
         costs = training.measure(step, num_steps, num_rounds, _meter(folder))
         plain = costs["plain"]
         found[suffix] = {"step": statistics.median(plain)} | {
@@ -86,6 +89,15 @@ def _inside(widths: dict[str, int], num_rounds: int, folder: str) -> None:
             if label != "plain"
         }
     print(json.dumps(found))
+
+
+def _seconds(step: Callable[[int], Any]) -> float:
+    for i in range(5):
+        step(i)
+    start = time.perf_counter()
+    for i in range(5):
+        step(i)
+    return (time.perf_counter() - start) / 5
 
 
 def measured(quick: bool) -> dict[str, dict[str, float]] | None:
