@@ -12,9 +12,8 @@ import operator
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from types import FrameType, GeneratorType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from gpurescue.recovery import own
 
@@ -22,9 +21,7 @@ _Chain = itertools.chain
 _OfRange = type(iter(range(0)))  # a longer one than 2**63 has another type
 _NONES = (None,) * 4096
 _second = {}.get  # type: ignore[var-annotated]  # of None and an item: the item
-_COUNTING = own.harmless("A loop is not counted.")
-_MARKING = own.harmless("A round is not marked.")
-_ENDING = own.harmless("The clock may be wrong.")
+_NOT_COUNTED = "A loop is not counted."
 _IS_IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
 
 
@@ -33,11 +30,10 @@ def is_built_in(kind: type) -> bool:
     return bool(kind.__flags__ & _IS_IMMUTABLE)
 
 
-@dataclass(frozen=True, slots=True)
-class Stand:
+class Stand(NamedTuple):
     """How far one loop has come."""
 
-    count: int
+    rounds: int
     total: int | None
     seconds: float
 
@@ -101,16 +97,16 @@ class Hand:
         # Of a range, not of what was made from one: nobody else may ask it.
         self._tells = type(iterable) is range and type(iterator) is _OfRange
         self._advance = iterator.__next__
-        self._quick = _safely_asked(iterator)
+        self._quick = iterator if self._tells else _safely_asked(iterator)
         self._before = 0  # rounds of the segments that are over
         self._passed: Iterator[Any] | None = None  # has one item for each round of it
         self._num_segment = 0
         self._is_over = False
         self.depth = depth
         self.total: int | None = None
-        self.start = time.monotonic()
+        self.start = time.perf_counter()
         self.due = clock.first_due(depth)
-        self.looked = (0, time.perf_counter())
+        self.looked = (0, self.start)
         self.round: Any = None
 
     def segments(self) -> Iterator[Iterator[Any]]:
@@ -121,12 +117,16 @@ class Hand:
                 if self._is_over:
                     return
             is_over = unseen = None
-            with _COUNTING:
+            try:
                 unseen = self._unseen()
+            except Exception:  # noqa: BLE001
+                own.failed(_NOT_COUNTED)
             if unseen is not None:
                 yield unseen
-                with _COUNTING:
+                try:
                     is_over = not self._has_passed()
+                except Exception:  # noqa: BLE001
+                    own.failed(_NOT_COUNTED)
             if is_over is None:  # a failure of ours: the rest, as it is
                 yield self._quick
             if is_over is not False:
@@ -148,8 +148,10 @@ class Hand:
         except StopIteration:
             self._before, self._is_over = self._before - 1, True
             raise
-        with _MARKING:
+        try:
             self._clock.mark(self, item, sys._getframe(1))
+        except Exception:  # noqa: BLE001
+            own.failed("A round is not marked.")
         return item
 
     def _unseen(self) -> Iterator[Any]:
@@ -166,12 +168,12 @@ class Hand:
 
     def _has_passed(self) -> bool:
         """The segment is over: False if that is because there are no more items."""
-        count, passed = self.count, self._passed
-        self._passed = None
+        passed, self._passed = self._passed, None
         assert passed is not None
         if self._tells:
-            self._before = count
-            return operator.length_hint(passed) > 0
+            left = operator.length_hint(passed)
+            self._before += self._num_segment - left
+            return left > 0
         # Then it was asked for one more than it has; its __reduce__ tells.
         is_asked: bool = len(passed.__reduce__()) == 2
         left = operator.length_hint(passed)
@@ -190,8 +192,10 @@ class Hand:
         self._before -= 1
 
     def __del__(self) -> None:
-        with _ENDING:
+        try:
             self._clock.ended(self)
+        except Exception:  # noqa: BLE001
+            own.failed("The clock may be wrong.")
 
     @property
     def label(self) -> str:
@@ -201,7 +205,7 @@ class Hand:
 
     def stand(self) -> Stand:
         """How far the loop has come by now."""
-        return Stand(self.count, self.total, time.monotonic() - self.start)
+        return Stand(self.count, self.total, time.perf_counter() - self.start)
 
 
 def _safely_asked(iterator: Iterator[Any]) -> Iterator[Any]:

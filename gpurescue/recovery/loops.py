@@ -33,10 +33,10 @@ PAUSE = 0.05  # seconds between two looks, of some microseconds each
 NUM_TRIALS = 2  # of a run at each depth: the first one pays for what is done once
 
 _clocks: dict[int, Clock] = {}
-_listening = False
-_COUNTING = own.harmless("A loop is not counted.")
+_open: set[Clock] = set()  # those with a hand that is not in use
 _PATIENT = {enumerate, filter, map, zip}  # ask the first of theirs, and then change
 _LENGTHS = ("__len__", "__length_hint__")
+_NO_STANDS = (None,) * MAX_HANDS
 _reiterable: set[type] = set()
 
 
@@ -47,9 +47,11 @@ def loop_iterator(iterable: Iterable[Any]) -> Iterator[Any]:
     without ``__iter__`` would not survive: such a one is wrapped.
     """
     iterator = iter(iterable)
-    if _listening and (clock := _clocks.get(threading.get_ident())) is not None:
-        with _COUNTING:
+    if _open and (clock := _clocks.get(threading.get_ident())) is not None:
+        try:
             return clock.wrap(iterable, iterator)
+        except Exception:  # noqa: BLE001
+            own.failed("A loop is not counted.")
     return iterator if type(iterator) in _reiterable else reiterable(iterator)
 
 
@@ -139,18 +141,13 @@ class Clock:
         """Listen to the loops of the calling thread."""
         self._thread = threading.get_ident()
         _clocks[self._thread] = self
-        _listen()
+        _open.add(self)
 
     def stop(self) -> None:
         """Stop listening; the last reading stays."""
         if _clocks.get(self._thread) is self:
             del _clocks[self._thread]
-        _listen()
-
-    @property
-    def is_full(self) -> bool:
-        """True when both hands are in use."""
-        return len(self._live) >= MAX_HANDS
+        _open.discard(self)
 
     def wrap(self, iterable: Iterable[Any], iterator: Iterator[Any]) -> Iterator[Any]:
         """The iterator of a loop that may be one of the two outermost."""
@@ -159,10 +156,10 @@ class Clock:
             return reiterable(iterator)
         hand = Hand(self, iterable, iterator, depth)
         hand.total = length(iterable)
-        self._past[depth:] = [None] * (MAX_HANDS - depth)
+        self._past[depth:] = _NO_STANDS[depth:]
         self._live.append(weakref.ref(hand))
-        if self.is_full:
-            _listen()
+        if depth == MAX_HANDS - 1:
+            _open.discard(self)
         return hand.iterator()
 
     def mark(self, hand: Hand, item: Any, frame: FrameType) -> None:
@@ -221,12 +218,14 @@ class Clock:
 
     def ended(self, hand: Hand) -> None:
         """A loop is over."""
-        was_full = self.is_full
         self._past[hand.depth] = hand.stand()
         # A weak reference still answers inside __del__ (not so for cyclic garbage).
-        self._live = [ref for ref in self._live if ref() not in (None, hand)]
-        if was_full:
-            _listen()
+        if self._live and self._live[-1]() is hand:
+            self._live.pop()
+        else:
+            self._live = [ref for ref in self._live if ref() not in (None, hand)]
+        if len(self._live) < MAX_HANDS and _clocks.get(self._thread) is self:
+            _open.add(self)
 
     def read(self) -> tuple[Reading, ...]:
         """Both hands as they stand; of a loop that is over, as it last stood."""
@@ -237,7 +236,7 @@ class Clock:
         found = [stand for stand in stands if stand is not None]
         names = ("epoch", "step") if len(found) > 1 else ("step",)
         return tuple(
-            Reading(name=name, count=s.count, total=s.total, seconds=s.seconds)
+            Reading(name=name, count=s.rounds, total=s.total, seconds=s.seconds)
             for name, s in zip(names, found, strict=False)
         )
 
@@ -251,9 +250,10 @@ def length(iterable: object) -> int | None:
     Looks through ``enumerate``, whose ``__reduce__`` names the iterator inside. What
     the user has written is not asked: it would be seen to run.
     """
-    if isinstance(iterable, enumerate):
-        iterable = iterable.__reduce__()[1][0]
     kind = type(iterable)
+    if kind is enumerate:
+        iterable = iterable.__reduce__()[1][0]
+        kind = type(iterable)
     if not is_built_in(kind) and any(_is_users(kind, name) for name in _LENGTHS):
         return None
     try:
@@ -266,8 +266,3 @@ def length(iterable: object) -> int | None:
 def _is_users(kind: type, name: str) -> bool:
     code = getattr(getattr(kind, name, None), "__code__", None)
     return code is not None and GUARDS in code.co_consts
-
-
-def _listen() -> None:
-    global _listening
-    _listening = not all([clock.is_full for clock in _clocks.values()])

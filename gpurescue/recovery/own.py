@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from types import TracebackType
 
 _log = logging.getLogger(__name__)
 
@@ -13,32 +12,24 @@ STRICT = False  # True under test: our own failures are raised
 _sent_back = 0
 
 
-class harmless:
+@contextlib.contextmanager
+def harmless(what: str) -> Iterator[None]:
     """What fails in the block is logged, and nobody else hears of it.
-
-    Has no state: one may be made once, where loops that are counted come by often.
 
     Args:
         what: What the user misses, as a sentence for the log.
     """
+    try:
+        yield
+    except Exception:  # noqa: BLE001
+        failed(what)
 
-    __slots__ = ("_what",)
 
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        if kind is None or not issubclass(kind, Exception):
-            return False
-        _log.warning("%s", self._what, exc_info=error)
-        return not STRICT
+def failed(what: str) -> None:
+    """The same, called by a handler: where a ``with`` would cost too much."""
+    _log.warning("%s", what, exc_info=True)
+    if STRICT:
+        raise
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ SHELLS = {
     *("Continuation.end", "Continuation.returned", "Continuation.left"),
     *("Continuation.leave", "Continuation._run_body", "Continuation._next"),
     *("HandBack.run", "HandBack.__init__", "handing_back", "_Trace._local"),
-    *("harmless.__init__", "harmless.__enter__", "harmless.__exit__"),
+    *("harmless", "failed"),
 }
 
 
