@@ -169,7 +169,13 @@ def _logged_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_logged_only")
-@pytest.mark.parametrize("edit", [None, EDITED], ids=["retry", "edit"])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        pytest.param(None, id="retry"),
+        pytest.param(EDITED, id="edit", marks=pytest.mark.thorough),
+    ],
+)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_user_has_their_own_exception(
     edit: str | None, caplog: pytest.LogCaptureFixture
