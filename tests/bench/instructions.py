@@ -30,6 +30,7 @@ import training
 
 from gpurescue.recovery import loops
 
+NUM_STEPS = {"02ms": 600, "1ms": 300, "10ms": 60}  # in two epochs
 _TOTALS = re.compile(r"^totals: (\d+)", re.M)
 
 
@@ -76,12 +77,12 @@ def _meter(folder: str) -> Callable[[Callable[[], Any]], float]:
 def _inside(widths: dict[str, int], num_rounds: int, folder: str) -> None:
     found: dict[str, dict[str, float]] = {}
     pause = loops.PAUSE
-    for suffix, milliseconds, num_steps in training.SIZES:
+    for suffix, milliseconds, _ in training.SIZES:
         if suffix not in widths:
             continue
         step = training.step_of_width(widths[suffix])
         loops.PAUSE = pause * _seconds(step) / (milliseconds / 1e3)
-        costs = training.measure(step, num_steps, num_rounds, _meter(folder))
+        costs = training.measure(step, NUM_STEPS[suffix], num_rounds, _meter(folder))
         plain = costs["plain"]
         found[suffix] = {"step": statistics.median(plain)} | {
             label: statistics.median(a / b for a, b in zip(own, plain, strict=True)) - 1
@@ -106,7 +107,7 @@ def measured(quick: bool) -> dict[str, dict[str, float]] | None:
         return None
     sizes = training.SIZES[:1] if quick else training.SIZES
     widths = {suffix: training.width_of(ms) for suffix, ms, _ in sizes}
-    return counted(widths, 3 if quick else 9)  # the first ones pay for what is new
+    return counted(widths, 3 if quick else 5)  # the first ones pay for what is new
 
 
 def main() -> None:
