@@ -114,6 +114,7 @@ class Answers:
         self.base: FrameType | None = None
         self.unwinding: Unwinding | None = None
         self.origin: BaseException | None = None  # of the newest continuation
+        self.passed_by: tuple[Exception, str] | None = None  # a frame, not held there
         self._pausing: _Pausing | None = None
 
     def caught(
@@ -149,13 +150,24 @@ class Answers:
         rollbacks = tuple(self.hooks.on_failure(error, live.frame))
         where = str(self.clock)
         held = self._let_go(error, lambda: suspend(error, live, self.base, where=where))
-        if held is None:
+        if held is None:  # nobody handles it, and a guard further out may hold it
+            self.passed_by = error, live.definition.qualname
             return None
         held.rollbacks = rollbacks
-        is_late = error is self.origin and own.was_sent_back(error)
-        if is_late and not held.unwound:
-            held.unwound = ("the function that failed",)  # it may have no traceback
+        if not held.unwound:
+            held.unwound = self._left_unseen(error)
+        self.passed_by = None
         return self._park(held)
+
+    def _left_unseen(self, error: Exception) -> tuple[str, ...]:
+        """What the exception has left without a trace: a group has no traceback."""
+        if self.passed_by is not None:
+            first, name = self.passed_by
+            if first is error or any(first is other for other in dead.behind(error)):
+                return (name,)
+        if error is self.origin and own.was_sent_back(error):
+            return ("the function that failed",)
+        return ()
 
     def _let_go(
         self, error: Exception, describe: Callable[[], Suspension | None]

@@ -56,7 +56,7 @@ def clear(error: BaseException, live: FrameType) -> None:
     """
     for frame in _frames(error.__traceback__):
         _clear(frame, live)
-    for other in _behind(error):
+    for other in behind(error):
         for frame in _frames(other.__traceback__):
             if not frame.f_code.co_flags & _MAKES_GENERATOR:
                 _clear(frame, live)
@@ -87,7 +87,7 @@ def _frames(entry: TracebackType | None) -> Iterator[FrameType]:
         entry = entry.tb_next
 
 
-def _behind(error: BaseException) -> Iterator[BaseException]:
+def behind(error: BaseException) -> Iterator[BaseException]:
     """What an exception was raised from or with, and what a group holds."""
     waiting, seen = [error], {id(error)}
     while waiting:

@@ -127,6 +127,8 @@ class _Values:
 
     def changed(self, node: ast.expr) -> str | None:
         """Say that ``node`` may have another value by now; None if it has not."""
+        if isinstance(node, ast.Name) and (store := self._bound_behind(node)):
+            return f"was changed by `{ast.unparse(store)[:60]}`"
         behind = self._later.get(id(node), ())
         if not behind:
             return None
@@ -140,6 +142,20 @@ class _Values:
         if self._may_be_stored(node, roots):
             return f"may have been changed by `{ast.unparse(behind[-1].node)[:60]}`"
         return None
+
+    def _bound_behind(self, node: ast.Name) -> ast.expr | None:
+        """The assignment expression behind ``node`` that gave it another value."""
+        assert self._failed.at is not None
+        order = list(residual.before(self._failed.node, self._failed.at))
+        behind = order[order.index(node) + 1 :] if node in order else []
+        return next(
+            (
+                inner
+                for inner in behind
+                if isinstance(inner, ast.NamedExpr) and inner.target.id == node.id
+            ),
+            None,
+        )
 
     def _may_be_stored(self, node: ast.expr, roots: list[Any]) -> bool:
         match node:

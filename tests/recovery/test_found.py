@@ -1,0 +1,69 @@
+"""Programs that the generator has found to go wrong: exact now, or refused."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "generator"))
+
+from properties import Case, Edit, Verdict, check
+
+GROUP_OF_TWO = """
+async def f():
+    T('once')
+    try:
+        raise ExceptionGroup('g', [KeyError(), ValueError()])
+    except* KeyError:
+        T(1, 'key')
+    except* ValueError:
+        T(1, 'value')
+"""
+GROUP_WITH_OWN = """
+def f():
+    T('once')
+    try:
+        try:
+            raise ExceptionGroup('g', [KeyError(), ValueError()])
+        except* KeyError:
+            T(1, 'key')
+        except* ValueError:
+            int('')
+    except ValueError:
+        pass
+"""
+TARGET_BOUND = """
+b = 5
+b ^= T((b := 1), 'call')
+T(b)
+"""
+ELEMENT_OF_BOUND = """
+x = [5]
+x[0] += T((x := [1])[0], 'call')
+T(x)
+"""
+
+
+def verdict(*parts: str, at: tuple[str, ...], edit: Edit) -> Verdict:
+    faults = frozenset((label, 0) for label in at)
+    return check(("", *parts), Case(faults=faults, edit=edit, seed=3))
+
+
+@pytest.mark.parametrize("edit", list(Edit))
+@pytest.mark.parametrize(
+    ("parts", "at", "refusal"),
+    [
+        ((GROUP_OF_TWO, "await f()\n"), ("key", "value"), "already been left"),
+        ((GROUP_WITH_OWN, "f()\n"), ("key",), "already been left"),
+        ((TARGET_BOUND,), ("call",), "was changed by"),
+        ((ELEMENT_OF_BOUND,), ("call",), None),
+    ],
+    ids=["two clauses", "one clause and another", "augmented", "element"],
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_exact_or_refused(parts, at, refusal, edit):
+    found = verdict(*parts, at=at, edit=edit)
+    assert not found.problem
+    assert found.refusal == "" if refusal is None else refusal in found.refusal
