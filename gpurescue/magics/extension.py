@@ -24,8 +24,8 @@ from gpurescue.magics.shell import Shell
 from gpurescue.recovery import loops
 from gpurescue.source.folders import Folders
 from gpurescue.source.hook import Hook
+from gpurescue.source.loops import LOOP
 from gpurescue.source.modules import Modules
-from gpurescue.source.transform import LOOP
 from gpurescue.state import compiling
 from gpurescue.state.device import TorchRuntime
 

@@ -42,7 +42,7 @@ from gpurescue.recovery.suspension import Suspension
 from gpurescue.recovery.switch import Switch
 from gpurescue.recovery.thread import ThreadHandle, interrupted
 from gpurescue.source.cells import Definition
-from gpurescue.source.transform import LOOP
+from gpurescue.source.loops import LOOP
 from gpurescue.source.tree import is_hidden
 
 _log = logging.getLogger(__name__)

@@ -16,13 +16,13 @@ import ast
 from collections.abc import Mapping, Set
 from types import CodeType
 
-from gpurescue.source import hidden, operands
+from gpurescue.source import hidden, listings, operands
 from gpurescue.source import tree as trees
+from gpurescue.source.loops import keep_iterator
 from gpurescue.source.tree import Block, Function, Held, Layout, Loop, Scope
 
 GUARDS = "gpurescue.recovery.guards"
 FOREIGN = "gpurescue.source.foreign"  # a constant of a library's code that has a guard
-LOOP = "__gr_iter__"
 RESUME = "__gr_k__"
 
 # Not imported: where nobody has loaded it there is no run to suspend, and guarded
@@ -141,14 +141,14 @@ class _Guard:
             if isinstance(node, ast.Expr) and hasattr(node, "gr_displayed"):
                 _display(node)
         if not self.is_module:
-            _Listings(scope).visit(scope)
+            listings.leave_ours_out(scope)
         top, *inner = [(b, _loops_inside(b.body)) for b in self.layout.blocks]
         for block, loops in inner:
             self._guard_block(block, loops)
         for held in self.layout.held:
             held.gr_init = True  # type: ignore[union-attr]
         for loop in self.layout.loops:
-            _keep_iterator(loop)
+            keep_iterator(loop)
         self._guard_top(*top)
         _insert_checks(scope)
 
@@ -306,126 +306,6 @@ def _forget_returned(node: ast.Try) -> None:
         if isinstance(inner, ast.Name) and inner.id.startswith(operands.SLOT)
     }
     node.finalbody[:0] = hidden.clear(sorted(names), "...")
-
-
-def _keep_iterator(loop: Loop) -> None:
-    """Hold the iterator of ``loop`` in a hidden local for as long as it is live."""
-    if isinstance(loop, ast.While):
-        return
-    name = trees.iterator_name(loop)
-    if not hasattr(loop, "gr_reentered") and not hasattr(loop, "gr_once"):
-        maker = "aiter" if isinstance(loop, ast.AsyncFor) else LOOP
-        kept = hidden.expression(f"({name} := {maker}(_))")
-        assert isinstance(kept, ast.NamedExpr)
-        assert isinstance(kept.value, ast.Call)
-        for node in ast.walk(kept):
-            if hasattr(node, "lineno"):
-                ast.copy_location(node, loop.iter)
-        kept.value.args, loop.iter = [loop.iter], kept
-        _let_go(loop)
-    if not hasattr(loop, "gr_once"):
-        loop.orelse = [*hidden.clear([name]), *loop.orelse]
-    _BreakClears(name).clear(loop.body)
-
-
-def _let_go(loop: ast.For | ast.AsyncFor) -> None:
-    """Once the loop has its iterator, nothing holds what that was made from."""
-    names = getattr(loop, "gr_clears", ())
-    if not names:
-        return
-    cleared = ", ".join(f"({name} := ...)" for name in names)
-    found = hidden.expression(f"(_, {cleared})[0]")
-    assert isinstance(found, ast.Subscript)
-    assert isinstance(found.value, ast.Tuple)
-    for node in ast.walk(found):
-        if hasattr(node, "lineno"):
-            ast.copy_location(node, loop.iter)
-    found.value.elts[0], loop.iter = loop.iter, found
-
-
-class _Listings(ast.NodeTransformer):
-    """Leaves our names out of ``locals()``, ``vars()`` and ``dir()`` of a function.
-
-    The call itself stays where it was; what it gives is looked at only if it is what
-    the builtin gives, and not something of the user's with the same name.
-    """
-
-    def __init__(self, scope: Scope) -> None:
-        self.scope = scope
-
-    def visit_Call(self, node: ast.Call) -> ast.expr:
-        self.generic_visit(node)
-        is_bare = not node.args and not node.keywords
-        if not (is_bare and isinstance(node.func, ast.Name)):
-            return node
-        text = _LISTINGS.get(node.func.id)
-        if text is None:
-            return node
-        made = hidden.expression(text)
-        for inner in ast.walk(made):
-            if hasattr(inner, "lineno"):
-                ast.copy_location(inner, node)
-        assert isinstance(made, ast.Call)
-        made.args = [node]
-        return made
-
-    def generic_visit(self, node: ast.AST) -> ast.AST:
-        nested = trees.Function | ast.ClassDef | ast.Lambda
-        if isinstance(node, nested) and node is not self.scope:
-            return node
-        return super().generic_visit(node)
-
-
-_OURS = f"__gr_n[:{len(trees.HIDDEN)}] == {trees.HIDDEN!r}"
-_NAMES = (
-    f"(lambda __gr_d: {{__gr_n: __gr_v for __gr_n, __gr_v in __gr_d.items() "
-    f"if not ({_OURS})}} if __gr_d.__class__ is {{}}.__class__ else __gr_d)(_)"
-)
-_LISTINGS = {
-    "locals": _NAMES,
-    "vars": _NAMES,
-    "dir": f"(lambda __gr_d: [__gr_n for __gr_n in __gr_d if not ({_OURS})] "
-    "if __gr_d.__class__ is [].__class__ else __gr_d)(_)",
-}
-
-
-class _BreakClears(ast.NodeTransformer):
-    """Puts ``name = None`` before each ``break`` of one loop."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def clear(self, body: list[ast.stmt]) -> None:
-        body[:] = [new for node in body for new in self._visited(node)]
-
-    def _visited(self, node: ast.stmt) -> list[ast.stmt]:
-        result = self.visit(node)
-        return result if isinstance(result, list) else [result]
-
-    def visit_Break(self, node: ast.Break) -> list[ast.stmt]:
-        return [*hidden.clear([self.name]), node]
-
-    def _keep_body(self, node: Loop) -> ast.stmt:
-        self.clear(node.orelse)  # a break in the inner loop's else is ours
-        return node
-
-    def visit_For(self, node: ast.For) -> ast.stmt:
-        return self._keep_body(node)
-
-    def visit_AsyncFor(self, node: ast.AsyncFor) -> ast.stmt:
-        return self._keep_body(node)
-
-    def visit_While(self, node: ast.While) -> ast.stmt:
-        return self._keep_body(node)
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.stmt:
-        return node
-
-    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.stmt:
-        return node
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.stmt:
-        return node
 
 
 def _split_prologue(scope: Scope) -> tuple[list[ast.stmt], list[ast.stmt]]:

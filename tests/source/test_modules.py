@@ -23,7 +23,7 @@ from beside import Folder
 from gpurescue.magics import plain
 from gpurescue.recovery import frames, loops
 from gpurescue.source.hook import Hook
-from gpurescue.source.transform import LOOP
+from gpurescue.source.loops import LOOP
 
 
 @pytest.fixture

@@ -59,7 +59,8 @@ from gpurescue.recovery.answers import Answers  # noqa: E402
 from gpurescue.recovery.engine import Body, Run  # noqa: E402
 from gpurescue.recovery.handlers import Fate, fate, is_on_course, walk  # noqa: E402
 from gpurescue.source import cells  # noqa: E402
-from gpurescue.source.transform import GUARDS, LOOP  # noqa: E402
+from gpurescue.source.loops import LOOP  # noqa: E402
+from gpurescue.source.transform import GUARDS  # noqa: E402
 
 LIBRARIES = ("networkx", "pandas", "sklearn", "numpy", "scipy", "sympy", "test")
 # Of CPython's suite, what is about exceptions and callbacks and stays in its process.
