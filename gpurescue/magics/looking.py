@@ -127,8 +127,7 @@ def value_of(front: Front, expression: str, index: int = 0) -> Any:
             f"{expression!r} is not a Python expression ({error.msg}); give "
             "--return one that can be evaluated in the frame."
         ) from None
-    text = Text(written=expression, source=expression, filename="<--return>")
-    return evaluate(front, text, index)
+    return evaluate(front, front.shell.keep(expression), index)
 
 
 def state(front: Front) -> str:

@@ -223,7 +223,7 @@ MISTAKES = [
     ("%resume --skip --raise", "UsageError", "choose one"),
     ("%resume --return (", "UsageError", "is not a Python expression"),
     ("%resume --return 1", "UsageError", "A cell cannot return a value"),
-    ("%resume --return undefined_x", "NameError", "undefined_x"),
+    ("%resume --return undefined_x", "NameError", "1 undefined_x"),
     ("%frames 7", "UsageError", "There is no frame 7"),
     ("%%at 7\n1", "UsageError", "There is no frame 7"),
     ("%fix no_such_function", "UsageError", "There is no 'no_such_function'"),
