@@ -179,7 +179,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="a short run")
     quick = parser.parse_args().quick
-    figures = overhead(quick) | by_instructions(quick) | handled.worst(quick)
+    figures: Figures = {}
+    for part in (overhead, handled.worst):
+        figures |= part(quick)
+        _show(figures, {}, sys.stderr)  # it takes minutes: what there is so far
     resumed = sorted(resume_latency(10 if quick else 40))
     figures["resume_ms"] = statistics.median(resumed)
     figures["resume_ms_p95"] = resumed[int(0.95 * (len(resumed) - 1))]
@@ -188,19 +191,23 @@ def main() -> None:
     figures |= {"exact": sum(exact.values()), "scenarios": len(exact)}
     for peer, row in peers.measured(expected, quick).items():
         figures["peers"].setdefault(peer, {}).update(row)
+    _show(figures, exact, sys.stderr)
+    figures |= by_instructions(quick)  # last: other work does not disturb it
     _show(figures, exact)
     print(json.dumps(figures))
 
 
-def _show(figures: Figures, exact: dict[str, bool]) -> None:
+def _show(figures: Figures, exact: dict[str, bool], file: Any = None) -> None:
     for name, value in figures.items():
         if name != "peers":
             shown = f"{value:12.5f}" if isinstance(value, float) else f"{value!s:>12}"
-            print(f"{name:20} {shown}")
+            print(f"{name:20} {shown}", file=file)
     for name, is_exact in exact.items():
-        print(f"  {name:28} {'bit-identical' if is_exact else 'DIFFERS'}")
+        said = "bit-identical" if is_exact else "DIFFERS"
+        print(f"  {name:28} {said}", file=file)
     for peer, row in figures["peers"].items():
-        print(f"  {peer:20}", *(f"{k} {v:.4g}" for k, v in row.items()))
+        print(f"  {peer:20}", *(f"{k} {v:.4g}" for k, v in row.items()), file=file)
+    print(file=file, flush=True)
 
 
 if __name__ == "__main__":

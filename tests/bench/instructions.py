@@ -30,7 +30,7 @@ import training
 
 from gpurescue.recovery import loops
 
-NUM_STEPS = {"02ms": 600, "1ms": 200, "10ms": 20}  # in two epochs
+NUM_STEPS = {"02ms": 300, "1ms": 60, "10ms": 10}  # in two epochs
 _TOTALS = re.compile(r"^totals: (\d+)", re.M)
 
 
