@@ -150,7 +150,7 @@ class _Guard:
         for loop in self.layout.loops:
             keep_iterator(loop)
         self._guard_top(*top)
-        _insert_checks(scope)
+        _insert_checks(scope.body)
 
     def _guard_top(self, block: Block, loops: list[Loop]) -> None:
         scope = self.layout.scope
@@ -241,43 +241,30 @@ def _display(node: ast.Expr) -> None:
     node.value = made
 
 
-def _insert_checks(scope: Scope) -> None:
+def _insert_checks(body: list[ast.stmt]) -> None:
     """Before a guarded statement ``K = None``; behind it, leave if ``K`` is set."""
+    found: list[ast.stmt] = []
+    for node in body:
+        for _, _, child in trees.child_blocks(node):
+            _insert_checks(child)
+        if isinstance(node, Held) and hasattr(node, "gr_init"):
+            found += _checked(node)
+        else:
+            found.append(node)
+    body[:] = found
 
-    class Inserter(ast.NodeTransformer):
-        def generic_visit(self, node: ast.AST) -> ast.AST:
-            if node is not scope and isinstance(node, Function | ast.ClassDef):
-                return node
-            return super().generic_visit(node)
 
-        def visit_With(self, node: ast.With) -> object:
-            return self._wrap(node)
-
-        def visit_AsyncWith(self, node: ast.AsyncWith) -> object:
-            return self._wrap(node)
-
-        def visit_Try(self, node: ast.Try) -> object:
-            return self._wrap(node)
-
-        def visit_TryStar(self, node: ast.TryStar) -> object:
-            return self._wrap(node)
-
-        def _wrap(self, node: Held) -> object:
-            self.generic_visit(node)
-            if not hasattr(node, "gr_init"):
-                return node
-            leaving = trees.leave_name(node)
-            check = _if_set(leaving)
-            check.body = hidden.statements(f"{leaving}.leave()")
-            if isinstance(node, ast.Try | ast.TryStar) and node.orelse:
-                # A body that a continuation has finished goes on behind the check,
-                # which knows whether the `else` is to run, and in what version.
-                (clause,) = hidden.statements(f"if {leaving} is None: pass")
-                assert isinstance(clause, ast.If)
-                clause.body, node.orelse = node.orelse, [clause]
-            return [*hidden.clear([trees.resume_name(node), leaving]), node, check]
-
-    Inserter().visit(scope)
+def _checked(node: Held) -> list[ast.stmt]:
+    leaving = trees.leave_name(node)
+    check = _if_set(leaving)
+    check.body = hidden.statements(f"{leaving}.leave()")
+    if isinstance(node, ast.Try | ast.TryStar) and node.orelse:
+        # A body that a continuation has finished goes on behind the check,
+        # which knows whether the `else` is to run, and in what version.
+        (clause,) = hidden.statements(f"if {leaving} is None: pass")
+        assert isinstance(clause, ast.If)
+        clause.body, node.orelse = node.orelse, [clause]
+    return [*hidden.clear([trees.resume_name(node), leaving]), node, check]
 
 
 def _keep_operands(scope: Scope, unstable: Set[str]) -> list[str]:

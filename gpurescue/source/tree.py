@@ -264,17 +264,14 @@ def copied(node: Node) -> Node:
         # and others hang things on them (executing: ``parent``).
         return node
     made = ast.AST.__new__(type(node))
-    for name, value in vars(node).items():
-        setattr(made, name, _copied_value(value))
+    own = made.__dict__
+    for name, value in node.__dict__.items():
+        if type(value) is list:
+            value = [copied(x) if isinstance(x, ast.AST) else x for x in value]
+        elif isinstance(value, ast.AST):
+            value = copied(value)
+        own[name] = value
     return made
-
-
-def _copied_value(value: object) -> object:
-    if isinstance(value, ast.AST):
-        return copied(value)
-    if isinstance(value, list):
-        return [_copied_value(item) for item in value]
-    return value
 
 
 def first_line(node: Function) -> int:
