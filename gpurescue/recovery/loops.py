@@ -30,6 +30,7 @@ MAX_HANDS = 2
 NEVER = sys.maxsize
 BUDGET = 0.0005  # of a round's time, for marking its top
 PAUSE = 0.05  # seconds between two looks, of some microseconds each
+NEARLY = 4
 NUM_TRIALS = 2  # of a run at each depth: the first one pays for what is done once
 
 _clocks: dict[int, Clock] = {}
@@ -166,7 +167,7 @@ class Clock:
         """A round is due to be looked at; it is marked if that is worth it."""
         begun, count = time.perf_counter(), hand.count
         self._look(hand, count, begun)
-        if not self._is_worth(hand.depth):
+        if not (self._is_worth(hand.depth) or self._may_be_worth(hand.depth)):
             self._wait(hand, count, begun)
             return
         self._num_trials[hand.depth] += 1
@@ -194,6 +195,13 @@ class Clock:
         if self.marks_all or self._num_trials[depth] < NUM_TRIALS:
             return True
         return self._cost <= BUDGET * self._seconds[depth]
+
+    def _may_be_worth(self, depth: int) -> bool:
+        """What it has cost so far may have been a busy machine's doing: try again.
+
+        Only asked when a round is looked at, of which there are ever fewer.
+        """
+        return self._cost <= NEARLY * BUDGET * self._seconds[depth]
 
     def _wait(self, hand: Hand, count: int, now: float) -> None:
         """Look again after twice as many rounds, and not too soon."""
