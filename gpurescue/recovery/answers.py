@@ -114,7 +114,6 @@ class Answers:
         self.base: FrameType | None = None
         self.unwinding: Unwinding | None = None
         self.origin: BaseException | None = None  # of the newest continuation
-        self.passed_by: tuple[Exception, str] | None = None  # a frame, not held there
         self._pausing: _Pausing | None = None
 
     def caught(
@@ -151,23 +150,12 @@ class Answers:
         where = str(self.clock)
         held = self._let_go(error, lambda: suspend(error, live, self.base, where=where))
         if held is None:  # nobody handles it, and a guard further out may hold it
-            self.passed_by = error, live.definition.qualname
+            own.sent_back(error, live.definition.qualname)
             return None
         held.rollbacks = rollbacks
         if not held.unwound:
-            held.unwound = self._left_unseen(error)
-        self.passed_by = None
+            held.unwound = _left_unseen(error)
         return self._park(held)
-
-    def _left_unseen(self, error: Exception) -> tuple[str, ...]:
-        """What the exception has left without a trace: a group has no traceback."""
-        if self.passed_by is not None:
-            first, name = self.passed_by
-            if first is error or any(first is other for other in dead.behind(error)):
-                return (name,)
-        if error is self.origin and own.was_sent_back(error):
-            return ("the function that failed",)
-        return ()
 
     def _let_go(
         self, error: Exception, describe: Callable[[], Suspension | None]
@@ -352,6 +340,14 @@ class Answers:
             for held in held_frames(frame, self.base, None)
             if self.redefinitions.latest(held.definition) is not held.definition
         ]
+
+
+def _left_unseen(error: Exception) -> tuple[str, ...]:
+    """What the exception has left without a trace in its traceback."""
+    sent = own.last_sent_back()
+    if sent is None or all(sent[0] is not e for e in (error, *dead.behind(error))):
+        return ()
+    return (sent[1],)
 
 
 def _asked_for(held: Suspension) -> Hand | None:

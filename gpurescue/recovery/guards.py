@@ -64,6 +64,7 @@ def leave() -> None:
     """End what ``enter`` began."""
     _runs.pop(threading.get_ident(), None)
     with own.harmless("What was judged last in this thread is remembered."):
+        own.nothing_sent_back()
         handlers.forget()
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 _log = logging.getLogger(__name__)
 
 STRICT = False  # True under test: our own failures are raised
-_sent_back = 0
+_sent_back: tuple[BaseException, str] | None = None
 
 
 @contextlib.contextmanager
@@ -44,19 +44,24 @@ def handing_back(error: BaseException | None) -> Iterator[None]:
         raise sent_back(error) from failure.__cause__
 
 
-def sent_back(error: BaseException) -> BaseException:
-    """``error``, noted to be one that a failure of ours sends on its way."""
+def sent_back(
+    error: BaseException, left: str = "the function that failed"
+) -> BaseException:
+    """``error``, noted to go on its way from a frame that it leaves no trace of.
+
+    A failure of ours sends it, or it is a group that several ``except*`` have raised.
+    """
     global _sent_back
-    _sent_back = id(error)
+    _sent_back = error, left
     return error
 
 
 def nothing_sent_back() -> None:
-    """A run is held by another exception: the last one may die, and its id be used."""
+    """A run is held, or over: the exception may die."""
     global _sent_back
-    _sent_back = 0
+    _sent_back = None
 
 
-def was_sent_back(error: BaseException) -> bool:
-    """True of the last exception that a failure of ours has sent on its way."""
-    return id(error) == _sent_back
+def last_sent_back() -> tuple[BaseException, str] | None:
+    """The last of these exceptions, and what it has left."""
+    return _sent_back
