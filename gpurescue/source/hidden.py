@@ -20,11 +20,15 @@ def statements(text: str, *, line: int = -1) -> list[ast.stmt]:
     return [trees.copied(node) for node in _parsed(text, line)]
 
 
-def expression(text: str, *, line: int = -1) -> ast.expr:
-    """Parse ``text`` into one expression."""
-    node = statements(text, line=line)[0]
+def expression(text: str, *, at: ast.expr | None = None) -> ast.expr:
+    """Parse ``text`` into one expression that stands where ``at`` does, or nowhere."""
+    node = statements(text)[0]
     if not isinstance(node, ast.Expr):
         raise SyntaxError(f"{text!r} is no expression.")
+    if at is not None:
+        for inner in ast.walk(node.value):
+            if hasattr(inner, "lineno"):
+                ast.copy_location(inner, at)
     return node.value
 
 

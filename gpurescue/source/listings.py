@@ -30,10 +30,7 @@ class _Listings(ast.NodeTransformer):
         text = _LISTINGS.get(node.func.id)
         if text is None:
             return node
-        made = hidden.expression(text)
-        for inner in ast.walk(made):
-            if hasattr(inner, "lineno"):
-                ast.copy_location(inner, node)
+        made = hidden.expression(text, at=node)
         assert isinstance(made, ast.Call)
         made.args = [node]
         return made

@@ -18,12 +18,9 @@ def keep_iterator(loop: Loop) -> None:
     name = trees.iterator_name(loop)
     if not hasattr(loop, "gr_reentered") and not hasattr(loop, "gr_once"):
         maker = "aiter" if isinstance(loop, ast.AsyncFor) else LOOP
-        kept = hidden.expression(f"({name} := {maker}(_))")
+        kept = hidden.expression(f"({name} := {maker}(_))", at=loop.iter)
         assert isinstance(kept, ast.NamedExpr)
         assert isinstance(kept.value, ast.Call)
-        for node in ast.walk(kept):
-            if hasattr(node, "lineno"):
-                ast.copy_location(node, loop.iter)
         kept.value.args, loop.iter = [loop.iter], kept
         _let_go(loop)
     if not hasattr(loop, "gr_once"):
@@ -37,12 +34,9 @@ def _let_go(loop: ast.For | ast.AsyncFor) -> None:
     if not names:
         return
     cleared = ", ".join(f"({name} := ...)" for name in names)
-    found = hidden.expression(f"(_, {cleared})[0]")
+    found = hidden.expression(f"(_, {cleared})[0]", at=loop.iter)
     assert isinstance(found, ast.Subscript)
     assert isinstance(found.value, ast.Tuple)
-    for node in ast.walk(found):
-        if hasattr(node, "lineno"):
-            ast.copy_location(node, loop.iter)
     found.value.elts[0], loop.iter = loop.iter, found
 
 

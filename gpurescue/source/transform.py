@@ -232,11 +232,8 @@ def display(node: ast.stmt) -> None:
 
 def _display(node: ast.Expr) -> None:
     """As the interpreter does for ``single`` input: ``sys.displayhook(value)``."""
-    made = ast.parse("__import__('sys').displayhook(0)", mode="eval").body
+    made = hidden.expression("__import__('sys').displayhook(_)", at=node.value)
     assert isinstance(made, ast.Call)
-    for added in ast.walk(made):
-        if isinstance(added, ast.expr):
-            ast.copy_location(added, node.value)
     made.args = [node.value]
     node.value = made
 
