@@ -25,7 +25,7 @@ def keep_iterator(loop: Loop) -> None:
         _let_go(loop)
     if not hasattr(loop, "gr_once"):
         loop.orelse = [*hidden.clear([name]), *loop.orelse]
-    _BreakClears(name).clear(loop.body)
+    _clear_at_breaks(name, loop.body)
 
 
 def _let_go(loop: ast.For | ast.AsyncFor) -> None:
@@ -40,40 +40,18 @@ def _let_go(loop: ast.For | ast.AsyncFor) -> None:
     found.value.elts[0], loop.iter = loop.iter, found
 
 
-class _BreakClears(ast.NodeTransformer):
-    """Puts ``name = None`` before each ``break`` of one loop."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def clear(self, body: list[ast.stmt]) -> None:
-        body[:] = [new for node in body for new in self._visited(node)]
-
-    def _visited(self, node: ast.stmt) -> list[ast.stmt]:
-        result = self.visit(node)
-        return result if isinstance(result, list) else [result]
-
-    def visit_Break(self, node: ast.Break) -> list[ast.stmt]:
-        return [*hidden.clear([self.name]), node]
-
-    def _keep_body(self, node: Loop) -> ast.stmt:
-        self.clear(node.orelse)  # a break in the inner loop's else is ours
-        return node
-
-    def visit_For(self, node: ast.For) -> ast.stmt:
-        return self._keep_body(node)
-
-    def visit_AsyncFor(self, node: ast.AsyncFor) -> ast.stmt:
-        return self._keep_body(node)
-
-    def visit_While(self, node: ast.While) -> ast.stmt:
-        return self._keep_body(node)
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.stmt:
-        return node
-
-    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.stmt:
-        return node
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.stmt:
-        return node
+def _clear_at_breaks(name: str, body: list[ast.stmt]) -> None:
+    """Put ``name = None`` before each ``break`` of the loop that has this body."""
+    found: list[ast.stmt] = []
+    for node in body:
+        if isinstance(node, ast.Break):
+            found += hidden.clear([name])
+        elif isinstance(node, Loop):
+            _clear_at_breaks(
+                name, node.orelse
+            )  # a break in an inner one's else is ours
+        else:
+            for _, _, child in trees.child_blocks(node):
+                _clear_at_breaks(name, child)
+        found.append(node)
+    body[:] = found
