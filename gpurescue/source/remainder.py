@@ -121,79 +121,33 @@ def reenter(loop: Loop) -> Loop:
     return again
 
 
-class _Exits(ast.NodeTransformer):
-    """Turns every way out of a block into a report of how it was left."""
+def _with_exits(
+    body: Sequence[ast.stmt], *, is_module: bool, in_loop: bool = False
+) -> list[ast.stmt]:
+    """Turn every way out of a block into a report of how it was left.
 
-    def __init__(self, *, is_module: bool) -> None:
-        self.is_module = is_module
-
-    def block(self, body: list[ast.stmt]) -> list[ast.stmt]:
-        found: list[ast.stmt] = []
-        for node in body:
-            result = self.visit(node)
-            found += result if isinstance(result, list) else [result]
-        return found
-
-    def visit_Return(self, node: ast.Return) -> ast.stmt:
-        return ast.copy_location(_end("return", node.value), node)
-
-    def visit_Break(self, node: ast.Break) -> list[ast.stmt]:
-        return self._exit("break", node)
-
-    def visit_Continue(self, node: ast.Continue) -> list[ast.stmt]:
-        return self._exit("continue", node)
-
-    def _exit(self, outcome: str, node: ast.stmt) -> list[ast.stmt]:
-        if self.is_module:
-            noted = hidden.statements(f"{OUTCOME} = {outcome!r}")
-            return [*noted, ast.copy_location(ast.Break(), node)]
-        return [ast.copy_location(_end(outcome, None), node)]
-
-    def _loop(self, node: Loop) -> ast.stmt:
-        returns = _Returns(self)
-        node.body = [returns.visit(child) for child in node.body]
-        node.orelse = self.block(node.orelse)
-        return node
-
-    def visit_For(self, node: ast.For) -> ast.stmt:
-        return self._loop(node)
-
-    def visit_AsyncFor(self, node: ast.AsyncFor) -> ast.stmt:
-        return self._loop(node)
-
-    def visit_While(self, node: ast.While) -> ast.stmt:
-        return self._loop(node)
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.stmt:
-        return node
-
-    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.stmt:
-        return node
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.stmt:
-        return node
-
-    def visit_Lambda(self, node: ast.Lambda) -> ast.expr:
-        return node
+    Inside a loop of the block only ``return`` leaves it.
+    """
+    found: list[ast.stmt] = []
+    for node in body:
+        if isinstance(node, ast.Return):
+            found.append(ast.copy_location(_end("return", node.value), node))
+            continue
+        if isinstance(node, ast.Break | ast.Continue) and not in_loop:
+            found += _exit(kind(node), node, is_module=is_module)
+            continue
+        for name, _, child in trees.child_blocks(node):
+            inside = in_loop or (isinstance(node, Loop) and name == "body")
+            child[:] = _with_exits(child, is_module=is_module, in_loop=inside)
+        found.append(node)
+    return found
 
 
-class _Returns(ast.NodeTransformer):
-    """Inside a loop only ``return`` leaves the block."""
-
-    def __init__(self, exits: _Exits) -> None:
-        self.exits = exits
-
-    def visit_Return(self, node: ast.Return) -> ast.stmt:
-        return self.exits.visit_Return(node)
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.stmt:
-        return node
-
-    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.stmt:
-        return node
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.stmt:
-        return node
+def _exit(outcome: str, node: ast.stmt, *, is_module: bool) -> list[ast.stmt]:
+    if is_module:
+        noted = hidden.statements(f"{OUTCOME} = {outcome!r}")
+        return [*noted, ast.copy_location(ast.Break(), node)]
+    return [ast.copy_location(_end(outcome, None), node)]
 
 
 def reporting(body: list[ast.stmt], *, is_module: bool) -> list[ast.stmt]:
@@ -202,7 +156,7 @@ def reporting(body: list[ast.stmt], *, is_module: bool) -> list[ast.stmt]:
     In a function by ``__gr_box__.end(outcome, value)``; in a cell's body,
     where nothing can return, by setting ``__gr_out__`` behind a loop of one round.
     """
-    found = _Exits(is_module=is_module).block(body)
+    found = _with_exits(body, is_module=is_module)
     if not is_module:
         return [*found, _end("next", None)]
     (once,) = hidden.statements("while True: break")
@@ -214,7 +168,7 @@ def reporting(body: list[ast.stmt], *, is_module: bool) -> list[ast.stmt]:
 def leaves_early(body: Sequence[ast.stmt]) -> bool:
     """Tell whether ``return``, ``break`` or ``continue`` can leave ``body``."""
     copied = [trees.copied(node) for node in body]
-    changed = _Exits(is_module=False).block(copied)
+    changed = _with_exits(copied, is_module=False)
     return any(hasattr(node, "gr_exit") for top in changed for node in ast.walk(top))
 
 
