@@ -453,28 +453,28 @@ class _Writer:
         name = self.rng.choice(scope.names)
         self.line(f"{name} {operator}= {self.expression(scope, 2)}")
 
+    def item_place(self, scope: _Scope, index: str, of_boxes: float) -> str | None:
+        """An item or attribute that can be stored to; None where there is none."""
+        if scope.boxes and self.chance(of_boxes):
+            box = self.rng.choice(scope.boxes)
+            return self.rng.choice([f"{box}[{index}]", f"{box}.n", f"{box}.value"])
+        if scope.lists:
+            return f"{self.rng.choice(scope.lists)}[{index} % 3]"
+        return None
+
     def augment_item(self, scope: _Scope) -> None:
         index, value = self.expression(scope, 1), self.expression(scope, 2)
-        if scope.boxes and self.chance(0.6):
-            box = self.rng.choice(scope.boxes)
-            place = self.rng.choice([f"{box}[{index}]", f"{box}.n", f"{box}.value"])
-        elif scope.lists:
-            place = f"{self.rng.choice(scope.lists)}[{index} % 3]"
-        else:
-            name = self.fresh("box")
-            self.line(f"{name} = {self.rng.choice(['Box', 'Sub'])}({index})")
-            scope.boxes.append(name)
-            return
-        self.line(f"{place} += {value}")
+        place = self.item_place(scope, index, 0.6)
+        if place is not None:
+            return self.line(f"{place} += {value}")
+        name = self.fresh("box")
+        self.line(f"{name} = {self.rng.choice(['Box', 'Sub'])}({index})")
+        scope.boxes.append(name)
 
     def store_item(self, scope: _Scope) -> None:
         index, value = self.expression(scope, 1), self.expression(scope, 2)
-        if scope.boxes and self.chance(0.5):
-            box = self.rng.choice(scope.boxes)
-            place = self.rng.choice([f"{box}[{index}]", f"{box}.n", f"{box}.value"])
-        elif scope.lists:
-            place = f"{self.rng.choice(scope.lists)}[{index} % 3]"
-        else:
+        place = self.item_place(scope, index, 0.5)
+        if place is None:
             return self.noting(scope)
         self.line(f"{place} = {value}")
 
