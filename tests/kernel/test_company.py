@@ -128,7 +128,7 @@ def test_interrupt_pauses_the_run(notebook):
     notebook.interrupt()
     began = time.monotonic()
     found = notebook.collect(request, timeout=20)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10  # of the minute that the loop would take
     assert found.error == "Suspended"
     assert re.search(r"Paused at step \d+/10000: before line \d", found.traceback)
     assert "%resume --raise" in found.panels[0]

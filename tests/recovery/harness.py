@@ -157,12 +157,12 @@ def guarded(
         exec(guarded_code(source, body=False), book.names)
     run = Run(Body(code=guarded_code(body, body=True), namespace=book.names))
     run.start()
-    while run.wait(10) is State.SUSPENDED:
+    while run.wait(30) is State.SUSPENDED:
         try:
             run.resume(edit(book, run))
         except BaseException:
             run.resume(Restart(action=Action.ABANDON))
-            run.wait(10)
+            run.wait(30)
             raise
     return probe.out, run, probe
 

@@ -99,7 +99,7 @@ def start(
     for cell in cells or (USE, TRAIN):
         book.cell(cell)
     run = book.start(body, hooks=Hooks(journal=stream, marks_all=marks_all))
-    run.wait(10)
+    run.wait(30)
     return book, run, stream
 
 
@@ -119,7 +119,7 @@ def test_round_runs_again_as_if_it_had_not_begun() -> None:
     book.names["bad"].clear()
     plan = run.resume(Restart(action=Action.ITERATION))
     assert "runs round 2/3 again from line 16" in str(plan)
-    assert run.wait(10) is State.FINISHED, run.error
+    assert run.wait(30) is State.FINISHED, run.error
     assert book.names["result"] == expected()
 
 
@@ -128,7 +128,7 @@ def test_round_runs_again_in_the_edited_function() -> None:
     edited = TRAIN.replace("x * 10 + noise", "x * 100 + noise")
     book.redefine(run, edited)
     run.resume(Restart(action=Action.ITERATION))
-    assert run.wait(10) is State.FINISHED, run.error
+    assert run.wait(30) is State.FINISHED, run.error
     _, losses, num_seen, _ = book.names["result"]
     assert losses[:5] == [11, 22, 33, 66, 14]
     assert losses[5:7] == [205, 306]
@@ -139,7 +139,7 @@ def test_skipped_batch_leaves_no_trace() -> None:
     book, run, stream = start(bad=[BAD])
     plan = run.resume(Restart(action=Action.SKIP_BATCH))
     assert plan.aside == {"x": BAD}
-    assert run.wait(10) is State.FINISHED, run.error
+    assert run.wait(30) is State.FINISHED, run.error
     total, losses, num_seen, history = book.names["result"]
     assert losses == [11, 22, 33, 66, 14, 35, 66 + 14 + 35]
     assert (total, num_seen, len(history)) == (115, 5, 5)
@@ -156,7 +156,7 @@ def test_cells_of_a_body_are_rounds_too() -> None:
     assert run.state is State.SUSPENDED
     book.names["bad"].clear()
     run.resume(Restart(action=Action.ITERATION))
-    assert run.wait(10) is State.FINISHED, run.error
+    assert run.wait(30) is State.FINISHED, run.error
     assert book.names["result"] == (66, [1, 2, 3]) == expected(body=body)
 
 
@@ -168,7 +168,7 @@ def test_what_the_journal_cannot_take_back_is_refused() -> None:
     assert run.state is State.SUSPENDED
     plan = run.resume(Restart(action=Action.SKIP_BATCH))
     assert "what the round has done stays: Adam.step has moved" in str(plan)
-    assert run.wait(10) is State.FINISHED, run.error
+    assert run.wait(30) is State.FINISHED, run.error
     assert book.names["result"][2] == 6
 
 
@@ -178,7 +178,7 @@ def test_rounds_that_are_too_short_are_not_marked() -> None:
     with pytest.raises(CannotResume, match="its top was not marked"):
         run.resume(Restart(action=Action.ITERATION))
     run.resume(Restart(action=Action.SKIP_BATCH))
-    assert run.wait(10) is State.FINISHED, run.error
+    assert run.wait(30) is State.FINISHED, run.error
 
 
 def test_long_rounds_are_marked_by_themselves(monkeypatch) -> None:
@@ -188,7 +188,7 @@ def test_long_rounds_are_marked_by_themselves(monkeypatch) -> None:
     book, run, _ = start(bad=[5], body=body, marks_all=False)
     book.names["bad"].clear()
     run.resume(Restart(action=Action.ITERATION))
-    assert run.wait(10) is State.FINISHED, run.error
+    assert run.wait(30) is State.FINISHED, run.error
 
 
 def test_no_loop_no_round() -> None:
@@ -203,4 +203,4 @@ def test_failing_iterator_has_no_round() -> None:
     with pytest.raises(CannotResume, match="could not be fetched"):
         run.resume(Restart(action=Action.ITERATION))
     run.resume(Restart(action=Action.SKIP_BATCH))
-    assert run.wait(10) is State.FINISHED, run.error
+    assert run.wait(30) is State.FINISHED, run.error

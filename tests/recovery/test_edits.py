@@ -40,19 +40,19 @@ def book() -> harness.Notebook:
 
 def crash(book: harness.Notebook, body: str) -> Run:
     run = book.start(body)
-    assert run.wait(10) is State.SUSPENDED, run.error
+    assert run.wait(30) is State.SUSPENDED, run.error
     return run
 
 
 def go_on(run: Run, restart: Restart | None = None) -> str:
     made = run.resume(restart or Restart())
-    assert run.wait(10) is State.FINISHED, run.error
+    assert run.wait(30) is State.FINISHED, run.error
     return str(made)
 
 
 def run_through(book: harness.Notebook, body: str) -> None:
     run = book.start(body)
-    assert run.wait(10) is State.FINISHED, run.error
+    assert run.wait(30) is State.FINISHED, run.error
 
 
 TRAIN = """\
@@ -129,7 +129,7 @@ def test_frames_that_only_moved_go_on_where_they_are(folder, book):
     folder.edit("user_train.py", ("self.weight -= 0.1 * loss", "1 / 0"))
     folder.carry(run.redefinitions)
     run.resume(Restart())
-    assert run.wait(10) is State.SUSPENDED
+    assert run.wait(30) is State.SUSPENDED
     held = run.suspension
     assert held is not None
     assert [f.line for f in held.frames] == [21, 27, 4]
@@ -149,7 +149,7 @@ def test_every_version_can_fail_and_be_mended(folder, book):
         folder.carry(run.redefinitions)
         made = str(run.resume(Restart()))
         assert made.startswith(f"resumes at line {3 + number}: `return {text}`")
-        assert run.wait(10) is State.SUSPENDED
+        assert run.wait(30) is State.SUSPENDED
         held = run.suspension
         assert held is not None
         assert held.innermost.line == 3 + number
@@ -174,7 +174,7 @@ def test_an_edit_that_is_taken_back_is_in_force(folder, book):
     assert latest is held.innermost.definition
     assert versions.source_name(book.names["f"].__code__).endswith("(version 1)")
     run.resume(Restart())
-    assert run.wait(10) is State.SUSPENDED
+    assert run.wait(30) is State.SUSPENDED
     assert run.num_suspensions == 2
 
 
@@ -619,10 +619,10 @@ def test_an_edit_is_carried_into_a_run_between_two_lines(folder, book):
         done.set()
 
     assert run.between_lines(carry)
-    assert done.wait(10)
+    assert done.wait(30)
     wait_until(lambda: 5 in sys.modules["user_spin"].seen)
     stop.set()
-    assert run.wait(10) is State.FINISHED, run.error
+    assert run.wait(30) is State.FINISHED, run.error
     assert book.names["out"] == 5
     assert run.num_suspensions == 0
     assert not run.between_lines(carry)
@@ -731,7 +731,7 @@ def test_a_pause_waits_for_the_end_of_an_import(folder, book):
     run = book.start("out = 1\nimport user_slow\nout += user_slow.result\n")
     wait_until(lambda: hasattr(sys.modules.get("user_slow"), "wait"))
     assert run.pause()
-    assert run.wait(10) is State.SUSPENDED, run.error
+    assert run.wait(30) is State.SUSPENDED, run.error
     held = run.suspension
     assert held is not None
     assert [(frame.name, frame.line) for frame in held.frames] == [("<module>", 3)]
@@ -783,7 +783,7 @@ def sample(folder: Folder, name: str, fail_at: int | None) -> tuple[harness.Prob
     book = harness.Notebook({"T": probe, "out": probe.out})
     book.names |= public(folder.load("user_sample"))
     run = book.start(body)
-    while run.wait(10) is State.SUSPENDED and run.num_suspensions == 1:
+    while run.wait(30) is State.SUSPENDED and run.num_suspensions == 1:
         run.resume(Restart())
     return probe, run
 

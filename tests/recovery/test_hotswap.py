@@ -167,10 +167,10 @@ def test_a_function_made_by_a_continuation_changes_too(book: harness.Notebook) -
     )
     book.cell(source)
     run = book.start("inner = make()\n")
-    assert run.wait(10) is State.SUSPENDED
+    assert run.wait(30) is State.SUSPENDED
     book.names["missing"] = True
     run.resume(Restart())
-    assert run.wait(10) is State.FINISHED, run.error
+    assert run.wait(30) is State.FINISHED, run.error
     redefine(book, source.replace("old", "new"))
     assert book.names["inner"]() == "new"
 
@@ -225,11 +225,11 @@ def test_an_edited_caller_whose_next_statement_returns_a_constant(value):
     book.cell("def inner():\n    missing\n")
     book.cell(f"def outer():\n    inner()\n    return{value}\n")
     run = book.start("found = outer()\n")
-    assert run.wait(10) is State.SUSPENDED
+    assert run.wait(30) is State.SUSPENDED
     book.names["missing"] = 1
     book.redefine(run, f"def outer():\n    inner()\n    pass\n    return{value}\n")
     run.resume(Restart())
-    assert run.wait(10) is State.FINISHED, run.error
+    assert run.wait(30) is State.FINISHED, run.error
     assert repr(book.names["found"]) == (value.strip() or "None")
 
 
@@ -242,8 +242,8 @@ def test_an_edited_body_whose_next_statement_has_a_constant_test():
     body = "try:\n    inner()\n    if 6 % 2:\n        raise 1\n{0}except* KeyError:\n"
     body += "    pass\nout.append('end')\n"
     run = book.start(body.format(""))
-    assert run.wait(10) is State.SUSPENDED
+    assert run.wait(30) is State.SUSPENDED
     book.names["missing"] = 1
     run.resume(Restart(body=book.new_body(body.format("    pass\n"))))
-    assert run.wait(10) is State.FINISHED, run.error
+    assert run.wait(30) is State.FINISHED, run.error
     assert out == ["end"]

@@ -88,14 +88,14 @@ def start(book: harness.Notebook, body: str, **options: Any) -> Run:
     feed = book.names["feed"]
     made = Again(feed, **options)
     run = book.start(body, hooks=Hooks(on_failure=lambda error, frame: [made]))
-    assert run.wait(10) is State.SUSPENDED, run.error
+    assert run.wait(30) is State.SUSPENDED, run.error
     return run
 
 
 def mend(book: harness.Notebook, run: Run, **options: Any) -> list[Any]:
     book.names["feed"].is_broken = False
     run.resume(Restart(**options))
-    assert run.wait(10) is State.FINISHED, run.error
+    assert run.wait(30) is State.FINISHED, run.error
     return book.names["out"]
 
 
@@ -191,7 +191,7 @@ def test_an_iterator_that_says_nothing_is_not_asked_again(
     with pytest.raises(CannotResume, match="might lose an item"):
         run.plan(Restart())
     run.resume(Restart(action=Action.ABANDON))
-    assert run.wait(10) is State.ABANDONED
+    assert run.wait(30) is State.ABANDONED
 
 
 def test_a_statement_may_be_skipped_or_begun_again(book: harness.Notebook) -> None:
@@ -221,7 +221,7 @@ def test_the_exception_goes_on_as_it_was(book: harness.Notebook) -> None:
     )
     run = start(book, "train(feed)\n")
     run.resume(Restart(action=Action.RAISE))
-    assert run.wait(10) is State.FAILED
+    assert run.wait(30) is State.FAILED
     assert isinstance(run.error, harness.Fault)
     shown = [entry.name for entry in traceback.extract_tb(run.error.__traceback__)]
     assert shown == ["<module>", "train", "through", "__next__"]
@@ -234,7 +234,7 @@ def test_a_handler_of_the_users_gets_it(book: harness.Notebook) -> None:
         "try:\n    for item in through(feed):\n        out.append(item)\n"
         "except Fault:\n    out.append('handled')\n"
     )
-    assert run.wait(10) is State.FINISHED, run.error
+    assert run.wait(30) is State.FINISHED, run.error
     assert book.names["out"] == [0, 1, 2, "handled"]
 
 
@@ -243,10 +243,10 @@ def test_a_failure_while_asking_is_held_in_turn(book: harness.Notebook) -> None:
     made = Again(feed, failures=[OSError("no worker starts")])
     hooks = Hooks(on_failure=lambda error, frame: [made])
     run = book.start("for i in through(feed):\n    out.append(i)\n", hooks=hooks)
-    assert run.wait(10) is State.SUSPENDED
+    assert run.wait(30) is State.SUSPENDED
     feed.is_broken = False
     run.resume(Restart())
-    assert run.wait(10) is State.SUSPENDED
+    assert run.wait(30) is State.SUSPENDED
     assert run.suspension is not None
     assert str(run.suspension.error) == "no worker starts"
     assert mend(book, run) == list(range(6))
@@ -258,11 +258,11 @@ def test_a_failure_while_asking_raises_what_failed_first(
     made = Again(book.names["feed"], failures=[OSError("no worker starts")])
     hooks = Hooks(on_failure=lambda error, frame: [made])
     run = book.start("for i in feed:\n    out.append(i)\n", hooks=hooks)
-    assert run.wait(10) is State.SUSPENDED
+    assert run.wait(30) is State.SUSPENDED
     run.resume(Restart())
-    assert run.wait(10) is State.SUSPENDED
+    assert run.wait(30) is State.SUSPENDED
     run.resume(Restart(action=Action.RAISE))
-    assert run.wait(10) is State.FAILED
+    assert run.wait(30) is State.FAILED
     assert isinstance(run.error, harness.Fault)
 
 
@@ -332,7 +332,7 @@ def test_the_user_sees_no_frame_of_the_library(book: harness.Notebook) -> None:
     assert run.suspension is not None
     assert [frame.name for frame in run.suspension.frames] == ["f", "<module>"]
     run.resume(Restart(action=Action.ABANDON))
-    assert run.wait(10) is State.ABANDONED
+    assert run.wait(30) is State.ABANDONED
 
 
 def test_only_what_loses_nothing_passes_a_question_on() -> None:
@@ -366,7 +366,7 @@ def test_a_forked_process_is_in_no_run(book: harness.Notebook) -> None:
 
     book.names["fork"] = fork
     run = book.start("out.append(fork())\n")
-    assert run.wait(10) is State.FINISHED, run.error
+    assert run.wait(30) is State.FINISHED, run.error
     assert book.names["out"] == [0]
 
 
@@ -376,11 +376,11 @@ def test_an_own_failure_hands_the_exception_on(
     monkeypatch.setattr(guards, "STRICT", False)
     monkeypatch.setattr(Answers, "_hold_iterator", lambda *_: 1 / 0)
     run = book.start("for i in feed:\n    out.append(i)\n")
-    assert run.wait(10) is State.SUSPENDED
+    assert run.wait(30) is State.SUSPENDED
     assert run.suspension is not None
     assert run.suspension.iterator is None
     run.resume(Restart(action=Action.RAISE))
-    assert run.wait(10) is State.FAILED
+    assert run.wait(30) is State.FAILED
     assert isinstance(run.error, harness.Fault)
 
 

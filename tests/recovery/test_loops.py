@@ -75,7 +75,7 @@ def test_an_iterator_dies_with_its_loop() -> None:
         "    break\n"
         "note(alive())\n"
     )
-    assert run.wait(5) is State.FINISHED, run.error
+    assert run.wait(30) is State.FINISHED, run.error
     gc.collect()
     assert seen == [None]
 
@@ -219,12 +219,12 @@ def test_an_item_that_failed_is_not_counted_twice(is_guarded: bool) -> None:
         exec(ROWS, book.names)
     run = book.start("for row in Rows():\n    note(row)\n    if row == 99: break\n")
     for count in (71, 72):
-        assert run.wait(5) is State.SUSPENDED, run.error
+        assert run.wait(30) is State.SUSPENDED, run.error
         assert run.suspension is not None
         # What the loop is about to begin.
         assert str(run.clock) == f"step {count}" == run.suspension.where
         run.resume(Restart(action=Action.RETRY if is_guarded else Action.SKIP))
-    assert run.wait(5) is State.FINISHED, run.error
+    assert run.wait(30) is State.FINISHED, run.error
     assert seen == list(range(1, 100))
     assert str(run.clock) == "step 99"
 

@@ -61,9 +61,9 @@ def test_nothing_is_kept_alive(fail_at: int, action: Action) -> None:
     book.names |= {"alive": [], "num_alive": num_alive, "criterion": criterion}
     book.cell(TRAIN)
     run = book.start(BODY)
-    assert run.wait(5) is State.SUSPENDED
+    assert run.wait(30) is State.SUSPENDED
     plan = run.resume(Restart(action=action))  # a front may keep it
-    assert run.wait(5) is State.FINISHED, run.error
+    assert run.wait(30) is State.FINISHED, run.error
     assert num_alive == [0] * 12, plan
 
 
@@ -100,12 +100,12 @@ def test_failed_call_gives_back_what_it_held() -> None:
     book.cell(FORWARD)
     hooks = Hooks(memory=lambda: {"host": next(used)})
     run = book.start("for n in (1, 0):\n    forward(n)\n", hooks=hooks)
-    assert run.wait(5) is State.SUSPENDED
+    assert run.wait(30) is State.SUSPENDED
     assert [ref() for ref in alive] == [None] * 3
     assert run.suspension is not None
     assert run.suspension.freed == {"host": 300}
     run.resume(Restart(action=Action.SKIP))
-    assert run.wait(5) is State.FINISHED, run.error
+    assert run.wait(30) is State.FINISHED, run.error
 
 
 def test_generator_that_handled_an_earlier_exception_lives_on() -> None:
@@ -127,7 +127,7 @@ def test_generator_that_handled_an_earlier_exception_lives_on() -> None:
     book.names |= {"kept": []}
     run = book.start("for i in numbers():\n    out.append(i)\n    fail(kept[0])\n")
     for _ in range(2):
-        assert run.wait(5) is State.SUSPENDED
+        assert run.wait(30) is State.SUSPENDED
         run.resume(Restart(action=Action.SKIP))
-    assert run.wait(5) is State.FINISHED, run.error
+    assert run.wait(30) is State.FINISHED, run.error
     assert out == [1, 2]

@@ -228,7 +228,7 @@ def test_a_failure_while_going_on_is_planned_leaves_the_run_parked(
     book.names |= {"T": probe, "fail": Failing(2)}
     book.cell(PROGRAM[0])
     run = book.start(PROGRAM[1])
-    assert run.wait(10) is State.SUSPENDED
+    assert run.wait(30) is State.SUSPENDED
     if edit is not None:
         book.redefine(run, edit)
     counting = Saboteur()
@@ -243,4 +243,4 @@ def test_a_failure_while_going_on_is_planned_leaves_the_run_parked(
         sys.setprofile(None)
         assert run.state is State.SUSPENDED, code
     run.resume(Restart())
-    assert run.wait(10) is State.FINISHED, run.error
+    assert run.wait(30) is State.FINISHED, run.error

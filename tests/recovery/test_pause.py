@@ -57,7 +57,7 @@ class Booth:
 
     def pause(self) -> None:
         assert self.run.pause()
-        assert self.run.wait(10) is State.SUSPENDED, self.run.error
+        assert self.run.wait(30) is State.SUSPENDED, self.run.error
 
     def go_on(self, restart: Restart | None = None, more: int = 50) -> None:
         self.run.resume(restart or Restart())
@@ -67,7 +67,7 @@ class Booth:
         self.stop.set()
         if self.run.state is State.SUSPENDED:
             self.run.resume(Restart())
-        assert self.run.wait(10) is State.FINISHED, self.run.error
+        assert self.run.wait(30) is State.FINISHED, self.run.error
         return self.book.names["result"]
 
 
@@ -139,7 +139,7 @@ def test_a_pause_can_be_raised_after_all() -> None:
     )
     booth.pause()
     booth.run.resume(Restart(action=Action.RAISE))
-    assert booth.run.wait(10) is State.FINISHED
+    assert booth.run.wait(30) is State.FINISHED
     assert booth.book.names["result"] == "stopped early"
 
 
@@ -147,12 +147,12 @@ def test_a_paused_run_can_be_abandoned() -> None:
     booth = Booth()
     booth.pause()
     booth.run.resume(Restart(action=Action.ABANDON))
-    assert booth.run.wait(10) is State.ABANDONED
+    assert booth.run.wait(30) is State.ABANDONED
 
 
 def test_a_run_that_is_over_cannot_be_paused() -> None:
     run = harness.Notebook().start("x = 1\n")
-    run.wait(10)
+    run.wait(30)
     assert not run.pause()
 
 

@@ -54,13 +54,13 @@ def parked(
     for cell in cells or (MANAGER, INNER, OUTER):
         book.cell(cell)
     run = book.start(body)
-    assert run.wait(10) is State.SUSPENDED, run.error
+    assert run.wait(30) is State.SUSPENDED, run.error
     return book, run, out
 
 
 def finish(run: Run, restart: Restart | None = None) -> State:
     run.resume(restart or Restart())
-    return run.wait(10)
+    return run.wait(30)
 
 
 CLEAN = [
@@ -283,7 +283,7 @@ def test_no_jump_into_a_loop_that_is_not_running() -> None:
 def test_nothing_suspended() -> None:
     book = harness.Notebook()
     run = book.start("x = 1")
-    assert run.wait(5) is State.FINISHED
+    assert run.wait(30) is State.FINISHED
     with pytest.raises(UsageError, match="No run is suspended"):
         run.resume(Restart())
 
@@ -308,7 +308,7 @@ def walk():
 def test_a_run_that_does_not_park_raises() -> None:
     book = harness.Notebook()
     run = book.start("{}['x']", parks=False)
-    assert run.wait(5) is State.FAILED
+    assert run.wait(30) is State.FAILED
     assert isinstance(run.error, KeyError)
 
 
@@ -329,7 +329,7 @@ def train(x, y):
     book.names["criterion"] = lambda a, b: a // b
     book.cell(cells)
     run = book.start("out.append(train(4, 0))")
-    assert run.wait(5) is State.SUSPENDED
+    assert run.wait(30) is State.SUSPENDED
     book.names["criterion"] = lambda a, b: a + b
     book.redefine(run, cells.replace("criterion(model(x), y)", edit))
     assert finish(run) is State.FINISHED
@@ -344,7 +344,7 @@ def test_a_value_is_made_again_if_what_made_it_was_edited() -> None:
     book.cell(model)
     book.cell("def train(x, y):\n    return criterion(model(x), y)\n")
     run = book.start("out.append(train(0, 6))")
-    assert run.wait(5) is State.SUSPENDED
+    assert run.wait(30) is State.SUSPENDED
     book.redefine(run, model.replace("return x", "return x + 3"))
     plan = run.plan(Restart())
     assert plan.notes == (
@@ -381,7 +381,7 @@ def test_only_values_that_were_made_are_used_again(statement: str) -> None:
     cell = f"def f():\n    x = None\n    for i in range(2):\n        {statement}\n"
     book.cell(cell + "    return x\n")
     run = book.start("result = f()")
-    assert run.wait(5) is State.SUSPENDED
+    assert run.wait(30) is State.SUSPENDED
     good: dict[str, Any] = {"d": {"k": 5}, "nowhere": 1}
     if "d['k'][" in statement:
         good["d"] = {"k": [7, 8]}
@@ -400,7 +400,7 @@ def test_a_comprehension_that_begins_again_is_told() -> None:
     book.names |= {"T": (probe := harness.Probe()), "d": {0: 0}}
     book.cell("def f():\n    return sum([T(i) + d[i] for i in range(2)]) + T(5)\n")
     run = book.start("result = f()")
-    assert run.wait(5) is State.SUSPENDED
+    assert run.wait(30) is State.SUSPENDED
     book.names["d"] = {0: 0, 1: 1}
     part = "[T(i) + d[i] for i in range(2)]"
     assert run.plan(Restart()).notes == (f"runs again from its beginning: `{part}`",)
@@ -416,7 +416,7 @@ def test_a_recursion_that_is_too_deep_is_held_where_it_began(
     book.cell("def f(x):\n    return f(x + 1)\ndef g(x):\n    return f(x)\n")
     book.names["start"] = 1
     run = book.start("result = g(start)")
-    assert run.wait(10) is State.SUSPENDED
+    assert run.wait(30) is State.SUSPENDED
     assert [held.name for held in run.suspension.frames] == ["f", "g", "<module>"]
     assert run.suspension.error.__context__ is None
     with pytest.raises(CannotResume, match="f has already been left"):
@@ -474,7 +474,7 @@ def test_a_block_that_has_been_left_is_not_gone_on_in(
     if source is IN_FUNCTION:
         book.cell(source)
     run = book.start(source if source is BLOCK else "f()")
-    assert run.wait(5) is State.SUSPENDED
+    assert run.wait(30) is State.SUSPENDED
     table[1] = 1
     with pytest.raises(CannotResume, match="the `with` of line 3 has already been lef"):
         run.resume(Restart())
@@ -505,7 +505,7 @@ def half_done(*, is_exact: bool = True) -> tuple[harness.Notebook, Run, list[Any
     book.names["out"] = out
     book.cell("def f():\n    out.append('before')\n    out.append(missing)\n")
     run = book.start("f()\nout.append('end')\n", hooks=hooks)
-    assert run.wait(10) is State.SUSPENDED
+    assert run.wait(30) is State.SUSPENDED
     return book, run, out
 
 
@@ -547,10 +547,10 @@ def test_an_item_that_is_mended_in_place_is_got_again():
     values, out = ["1", "none", "3"], []
     book.names.update(values=values, out=out)
     run = book.start(body)
-    assert run.wait(10) is State.SUSPENDED
+    assert run.wait(30) is State.SUSPENDED
     values[1] = "2"
     run.resume(Restart())
-    assert run.wait(10) is State.FINISHED
+    assert run.wait(30) is State.FINISHED
     assert out == [1.0, 2.0, 3.0]
 
 
@@ -567,7 +567,7 @@ def test_what_two_clauses_raise_together_is_handed_back():
         "except* ValueError:\n"
         "    {}['missing']\n"
     )
-    assert run.wait(10) is State.FAILED
+    assert run.wait(30) is State.FAILED
     assert isinstance(run.error, ExceptionGroup)
     assert out == [1]
 
@@ -587,9 +587,9 @@ def test_a_generator_whose_block_fails_twice_keeps_its_variables():
     )
     run = book.start("found = list(g(5))\n")
     for fail_at in (3, None):
-        assert run.wait(10) is State.SUSPENDED
+        assert run.wait(30) is State.SUSPENDED
         probe.fail_at = fail_at
         run.resume(Restart())
-    assert run.wait(10) is State.FINISHED, run.error
+    assert run.wait(30) is State.FINISHED, run.error
     assert probe.out == [5, 0, 5, 1]
     assert book.names["found"] == [5]

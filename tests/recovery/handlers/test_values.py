@@ -27,7 +27,7 @@ def test_a_run_asks_before_a_compiler_changes_how_calls_look(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(values, "_works", False)
-    assert harness.Notebook().start("x = 1").wait(5) is State.FINISHED
+    assert harness.Notebook().start("x = 1").wait(30) is State.FINISHED
     assert values._works
 
 

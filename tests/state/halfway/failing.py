@@ -103,7 +103,7 @@ class Trial:
         except CannotResume as error:
             self.refusal = str(error)
             run.resume(Restart(action=Action.ABANDON))
-            assert run.wait(10) is State.ABANDONED
+            assert run.wait(30) is State.ABANDONED
             return False
         return True
 

@@ -390,7 +390,7 @@ def test_a_sampler_that_has_ended_is_refused() -> None:
     with pytest.raises(CannotResume, match=r"BatchSampler over Numbers.*has ended"):
         run.plan(Restart())
     run.resume(Restart(action=Action.ABANDON))
-    assert run.wait(10) is State.ABANDONED
+    assert run.wait(30) is State.ABANDONED
 
 
 class Numbers:
@@ -525,4 +525,4 @@ def test_a_dataset_that_has_ended_is_refused(given: str, said: str) -> None:
     with pytest.raises(CannotResume, match=said):
         run.plan(Restart())
     run.resume(Restart(action=Action.ABANDON))
-    assert run.wait(10) is State.ABANDONED
+    assert run.wait(30) is State.ABANDONED
