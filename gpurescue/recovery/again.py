@@ -70,13 +70,14 @@ def _failure(suspension: Suspension, held: HeldFrame) -> Failure:
     node, unstable = held.statement, held.definition.unit.rebound
     if suspension.is_paused and held.index == 0:  # it has yet to begin
         return Failure(node=node, at=None, done=(), values={})
+    kept = operands.operands(node, unstable)
     values = {
         operand.slot: frames.hidden(
             held.frame, operands.slot_name(operand.slot), operands.EMPTY
         )
-        for operand in operands.operands(node, unstable)
+        for operand in kept
     }
-    failed = residual.failure(node, held.span, values, unstable)
+    failed = residual.failure(node, held.span, values, kept)
     if failed.at is None:
         return failed
     done = [o for o in failed.done if not twice.is_got_again(held.frame, failed, o)]

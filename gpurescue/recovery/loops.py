@@ -29,9 +29,10 @@ _log = logging.getLogger(__name__)
 MAX_HANDS = 2
 NEVER = sys.maxsize
 BUDGET = 0.0005  # of a round's time, for marking its top
-PAUSE = 0.05  # seconds between two looks, of some microseconds each
-NEARLY = 4
+PAUSE = 0.2  # seconds between two looks, of some 20 us each where caches are cold
 NUM_TRIALS = 2  # of a run at each depth: the first one pays for what is done once
+NUM_RETRIES = 6  # more of them, where a mark has cost less than NEARLY times the budget
+NEARLY = 4
 
 _clocks: dict[int, Clock] = {}
 _open: set[Clock] = set()  # those with a hand that is not in use
@@ -167,7 +168,8 @@ class Clock:
         """A round is due to be looked at; it is marked if that is worth it."""
         begun, count = time.perf_counter(), hand.count
         self._look(hand, count, begun)
-        if not (self._is_worth(hand.depth) or self._may_be_worth(hand.depth)):
+        is_worth = self._is_worth(hand.depth)
+        if not (is_worth or self._may_be_worth(hand.depth)):
             self._wait(hand, count, begun)
             return
         self._num_trials[hand.depth] += 1
@@ -179,7 +181,10 @@ class Clock:
             return
         done = time.perf_counter()
         self._cost = min(self._cost, done - begun)
-        hand.due, hand.looked = count + 1, (count, done)
+        if is_worth or self._is_worth(hand.depth):
+            hand.due, hand.looked = count + 1, (count, done)
+        else:
+            self._wait(hand, count, done)
 
     def _look(self, hand: Hand, count: int, now: float) -> None:
         """Measure the rounds since the last look."""
@@ -197,10 +202,9 @@ class Clock:
         return self._cost <= BUDGET * self._seconds[depth]
 
     def _may_be_worth(self, depth: int) -> bool:
-        """What it has cost so far may have been a busy machine's doing: try again.
-
-        Only asked when a round is looked at, of which there are ever fewer.
-        """
+        """What it has cost so far may have been a busy machine's doing: try again."""
+        if self._num_trials[depth] >= NUM_TRIALS + NUM_RETRIES:
+            return False
         return self._cost <= NEARLY * BUDGET * self._seconds[depth]
 
     def _wait(self, hand: Hand, count: int, now: float) -> None:

@@ -44,7 +44,7 @@ class Failure:
 
 
 def failure(
-    node: ast.stmt, span: Span, values: dict[int, Any], unstable: Set[str]
+    node: ast.stmt, span: Span, values: dict[int, Any], kept: Sequence[Operand]
 ) -> Failure:
     """Find out how far a statement has got.
 
@@ -53,12 +53,12 @@ def failure(
         span: (first line, first column, last line, end column) of the operation that
             failed.
         values: What each slot holds; ``EMPTY`` if nothing.
-        unstable: As for ``operands``.
+        kept: The operands of the statement.
     """
     at = _node_at(node, span)
     if at is None:
         return Failure(node=node, at=None, done=(), values=values)
-    known = {id(operand.node): operand for operand in operands.operands(node, unstable)}
+    known = {id(operand.node): operand for operand in kept}
     done: list[Operand] = []
     for expression in before(node, at):
         operand = known.get(id(expression))

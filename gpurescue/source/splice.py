@@ -17,9 +17,11 @@ from gpurescue.source import hidden, transform, versions
 from gpurescue.source import remainder as remainders
 from gpurescue.source import tree as trees
 from gpurescue.source.cells import Definition
+from gpurescue.source.parts import COMPREHENSIONS
 from gpurescue.source.quiet import compiled
 from gpurescue.source.remainder import BOX
 
+_SCOPES = trees.Function | ast.ClassDef | ast.Lambda | COMPREHENSIONS
 BODY = "__gr_body__"
 OUTER = "__gr_outer__"
 
@@ -68,9 +70,12 @@ def compile_function(
     inner = _inner([*prologue, *body], definition.line, is_async=is_async)
     tree = ast.fix_missing_locations(_wrap(inner, definition, variables))
     flags = future_flags(like)
-    plain = compiled(trees.copied(tree), like.co_filename, flags)
+    plain = None  # what it would say of names is known: it has no cells
+    if variables.cells or _has_scopes(body):
+        plain = compiled(trees.copied(tree), like.co_filename, flags)
     inner.body = body
-    _guard(inner, block, plain, definition, is_async=is_async)
+    kind = _Kind(is_async=is_async, yields=bool(like.co_flags & inspect.CO_GENERATOR))
+    _guard(inner, block, plain, definition, kind)
     inner.body = [*prologue, *inner.body]
     unit = definition.unit
     made = _find_code(compiled(tree, unit.path, flags))
@@ -91,31 +96,45 @@ def compile_module(
     ast.fix_missing_locations(tree)
     filename = definition.unit.path
     plain = compiled(trees.copied(tree), filename, flags)
-    _guard(tree, block, plain, definition, is_async=is_async)
+    _guard(tree, block, plain, definition, _Kind(is_async=is_async, yields=False))
     if is_async:
         tree.body += hidden.statements("if False: await None")
     return compiled(tree, filename, flags)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kind:
+    """How a live frame runs."""
+
+    is_async: bool
+    yields: bool
+
+
+def _has_scopes(body: list[ast.stmt]) -> bool:
+    return any(isinstance(node, _SCOPES) for top in body for node in ast.walk(top))
+
+
 def _guard(
     scope: trees.Scope,
     block: int,
-    plain: CodeType,
+    plain: CodeType | None,
     definition: Definition,
-    *,
-    is_async: bool,
+    kind: _Kind,
 ) -> None:
-    """Guard a remainder, and the functions that it defines."""
-    codes, unstable = transform.functions_of(plain), definition.unit.rebound
+    """Guard a remainder, and the functions that it defines.
+
+    ``plain`` is its code without guards, or None if it has neither cells nor functions.
+    """
+    unstable = definition.unit.rebound
     nested = [n for n in ast.walk(scope) if isinstance(n, trees.Function)]
-    is_module = isinstance(scope, ast.Module)
-    own = plain if is_module else _find_code(plain)
-    cells = () if is_module else transform.cells_of(own)
+    cells: tuple[str, ...] = ()
+    if plain is not None and not isinstance(scope, ast.Module):
+        cells = transform.cells_of(_find_code(plain))
     layout = trees.collect(scope, top=block)
-    yields = bool(own.co_flags & inspect.CO_GENERATOR)
     transform.guard_layout(
-        layout, cells, unstable, is_async=is_async, is_generator=yields
+        layout, cells, unstable, is_async=kind.is_async, is_generator=kind.yields
     )
+    codes = {} if plain is None else transform.functions_of(plain)
     for node in nested:
         if node is not scope:
             code = codes.get((node.name, trees.first_line(node)))

@@ -185,6 +185,25 @@ def test_marks_that_were_slow_at_first_are_tried_again(clock: loops.Clock) -> No
     assert marks.marked == [1, 2, 3, 4, 5]
 
 
+def test_marks_that_stay_slow_are_given_up(
+    clock: loops.Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(Marks):
+        def __call__(self, *args):
+            until = time.perf_counter() + 0.02
+            while time.perf_counter() < until:
+                pass
+            return super().__call__(*args)
+
+    monkeypatch.setattr(loops, "BUDGET", 0.1)  # of 0.1 s: a half of what a mark takes
+    monkeypatch.setattr(loops, "PAUSE", 0.0)
+    clock.marker = marks = Slow()
+    for _ in range(10):
+        for _ in loops.loop_iterator(range(2)):
+            time.sleep(0.1)
+    assert len(marks.marked) <= loops.NUM_TRIALS + loops.NUM_RETRIES
+
+
 ROWS = """
 class Rows:
     at = 0
