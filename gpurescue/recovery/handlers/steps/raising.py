@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from gpurescue.recovery.handlers.execute import Run
 
 
+_OVER = Made(StopAsyncIteration)
+
+
 def _as_raised(value: Value) -> Value:
     """What ``raise value`` raises."""
     if isinstance(value, Known):
@@ -136,9 +139,21 @@ def _with_except_start(run: Run, path: Path, at: Instruction) -> bool:
     return finish_call(run, path, at, outcomes)
 
 
+@step("GET_ANEXT")
+def _get_anext(run: Run, path: Path, at: Instruction) -> None:
+    """Both ways: an ``async for`` that is over is told so by an exception."""
+    other = path.fork()
+    if not run.throw(other, _OVER, at.start) and not run.is_known(other):
+        run.waiting.append(other)
+    path.stack.append(UNKNOWN)
+
+
 @step("END_ASYNC_FOR")
 def _end_async_for(run: Run, path: Path, at: Instruction) -> bool | None:
     thrown = run.resolve(path.stack.pop())
+    if thrown is _OVER:
+        path.stack.pop()
+        return None
     if matches(thrown, Known(StopAsyncIteration)) is not False:
         if run.handler is None:
             raise Undecided("the end of an async for")

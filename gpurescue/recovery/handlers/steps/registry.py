@@ -81,7 +81,7 @@ def _nothing(run: Run, path: Path, at: Instruction) -> None:
 _TAKES: dict[str, int | Callable[[int], int]] = {
     "UNARY_POSITIVE": 1, "UNARY_NEGATIVE": 1, "UNARY_INVERT": 1, "GET_LEN": 0,
     "MATCH_MAPPING": 0, "MATCH_SEQUENCE": 0, "MATCH_KEYS": 0, "MATCH_CLASS": 3,
-    "GET_AITER": 1, "GET_ANEXT": 0, "STORE_SUBSCR": 3, "DELETE_SUBSCR": 2,
+    "GET_AITER": 1, "STORE_SUBSCR": 3, "DELETE_SUBSCR": 2,
     "BINARY_SLICE": 3, "STORE_SLICE": 4, "GET_ITER": 1, "GET_YIELD_FROM_ITER": 1,
     "PRINT_EXPR": 1, "LOAD_BUILD_CLASS": 0, "IMPORT_STAR": 1, "LOAD_CLOSURE": 0,
     "LOAD_LOCALS": 0, "ASYNC_GEN_WRAP": 1, "UNPACK_EX": 1, "CONVERT_VALUE": 1,
