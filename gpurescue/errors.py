@@ -6,6 +6,11 @@
         CannotSuspend      a frame cannot be held; the user's exception goes on
         CannotResume       the asked-for restart would not be exact
         PatchRejected      an edit cannot be carried into the live frame
+      StoreError
+        Damaged            bytes on disk are not those that were written
+        Refused            what is there is no store of ours, or a hostile one
+        NotWritten         the disk took no checkpoint; older ones are as they were
+        Locked             another process has what is asked for
       UsageError           a wrong argument, or the wrong moment
 
 A message says what happened, with the value, and what to do next.
@@ -36,6 +41,26 @@ class CannotResume(RecoveryError):
 
 class PatchRejected(RecoveryError):
     """An edit cannot be carried into the live frame."""
+
+
+class StoreError(RescueError):
+    """Something about checkpoints on disk."""
+
+
+class Damaged(StoreError):
+    """Bytes on disk are not those that were written."""
+
+
+class Refused(StoreError):
+    """What is there is no store of ours, or a hostile one; nothing was touched."""
+
+
+class NotWritten(StoreError):
+    """The disk took no checkpoint; older ones are as they were."""
+
+
+class Locked(StoreError):
+    """Another process has what is asked for."""
 
 
 class UsageError(RescueError):

@@ -1,0 +1,1 @@
+"""Checkpoints on disk: packs of bytes, manifests, a catalogue. See FORMAT.md."""

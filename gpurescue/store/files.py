@@ -1,0 +1,168 @@
+"""Files of a store, reached through open folders and never through links.
+
+A store may come from somebody else. Names are checked before they get here, no link is
+followed, and nothing but a plain file is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from gpurescue.errors import Damaged, NotWritten, Refused
+
+FOLDER_MODE, FILE_MODE = 0o700, 0o600
+UNFINISHED = ".unfinished-"
+_READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+class Folder:
+    """An open folder of a store.
+
+    Args:
+        path: Where it is; must not be a link.
+        parent: The folder that it is in, or None for the store itself.
+        create: True to make it, for its owner only, where it is not there.
+
+    Raises:
+        Refused: It is a link, or no folder, or of another user.
+        NotWritten: It cannot be made.
+    """
+
+    def __init__(
+        self, path: Path | str, parent: Folder | None = None, *, create: bool = False
+    ) -> None:
+        self.name: str = str(path) if parent is None else f"{parent.name}/{path}"
+        at: int | None = None if parent is None else parent.descriptor
+        self.descriptor: int
+        if create:
+            with (
+                writing(f"the folder {self.name}"),
+                contextlib.suppress(FileExistsError),
+            ):
+                os.mkdir(path, FOLDER_MODE, dir_fd=at)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            self.descriptor = os.open(path, flags, dir_fd=at)
+        except OSError as error:
+            raise Refused(f"{self.name} is no folder: {error.strerror}.") from error
+        owner = os.fstat(self.descriptor).st_uid
+        if owner not in {os.getuid(), 0}:
+            self.close()
+            raise Refused(f"{self.name} belongs to another user (number {owner}).")
+
+    def close(self) -> None:
+        """Give the folder back."""
+        os.close(self.descriptor)
+
+    def names(self) -> list[str]:
+        """What is in it, sorted."""
+        return sorted(os.listdir(self.descriptor))
+
+    def open(self, name: str) -> int:
+        """A descriptor of a plain file in it.
+
+        Raises:
+            Damaged: There is none of that name.
+            Refused: It is a link, a pipe, a device.
+        """
+        try:
+            descriptor = os.open(name, _READING, dir_fd=self.descriptor)
+        except FileNotFoundError as error:
+            raise Damaged(f"{self.name}/{name} is missing.") from error
+        except OSError as error:
+            why = "it is a link" if error.errno == errno.ELOOP else error.strerror
+            raise Refused(f"{self.name}/{name} cannot be opened: {why}.") from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise Refused(f"{self.name}/{name} is not a plain file.")
+        return descriptor
+
+    def read(self, name: str, limit: int) -> bytes:
+        """All of a file.
+
+        Raises:
+            Refused: It has more than ``limit`` bytes.
+            Damaged: It is missing, or the disk does not give it.
+        """
+        with os.fdopen(self.open(name), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise Refused(
+                    f"{self.name}/{name} has {size} bytes; none has over {limit}."
+                )
+            try:
+                return file.read(limit + 1)[:limit]
+            except OSError as error:
+                raise Damaged(f"{self.name}/{name}: {error.strerror}.") from error
+
+    def publish(self, name: str, write: Callable[[int], None]) -> None:
+        """Write a file that is there whole, and durable, or not at all.
+
+        Args:
+            name: Its name, which no other file has.
+            write: Writes to the descriptor that it is given.
+
+        Raises:
+            NotWritten: The disk is full, broken, or cannot be written to.
+        """
+        temporary = f"{UNFINISHED}{secrets.token_hex(8)}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with writing(f"{self.name}/{name}"):
+            file = os.open(temporary, flags, FILE_MODE, dir_fd=self.descriptor)
+            try:
+                try:
+                    write(file)
+                    os.fsync(file)
+                finally:
+                    os.close(file)
+                at = self.descriptor
+                os.rename(temporary, name, src_dir_fd=at, dst_dir_fd=at)
+                temporary = name  # visible, but not known to last: taken back then
+                os.fsync(self.descriptor)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary, dir_fd=self.descriptor)
+                raise
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with writing(f"{self.name}/{name}"), contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self.descriptor)
+
+    def has(self, name: str) -> bool:
+        """True if something of that name is in it."""
+        try:
+            os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+
+@contextlib.contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Say what could not be written, and why.
+
+    Raises:
+        NotWritten: The system call in the block has failed.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise NotWritten(f"{what} could not be written: {why}.") from error
+
+
+def write_all(file: int, data: memoryview | bytes, offset: int = 0) -> None:
+    """``pwrite`` until all is written: one call may write less than it is given."""
+    left = memoryview(data)
+    while left:
+        count = os.pwrite(file, left, offset)
+        if count == 0:
+            raise OSError(errno.EIO, "nothing was written")
+        left, offset = left[count:], offset + count

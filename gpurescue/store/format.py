@@ -1,0 +1,217 @@
+"""The manifest of a checkpoint, as FORMAT.md describes it.
+
+Read by ``msgspec``, which checks types, ranges and patterns as it decodes, and knows
+no way to make anything but these records. What is left to check is how they fit.
+"""
+
+from __future__ import annotations
+
+import hmac
+import itertools
+import re
+from typing import Annotated, Any, Literal
+
+import msgspec
+import xxhash
+from msgspec import Meta, Struct
+
+from gpurescue.errors import Damaged, Refused
+
+VERSION = 1
+LIMIT = 2**29  # bytes of a manifest; 44,400 tensors take 6 MB
+ID = re.compile("[0-9a-f]{8,32}")
+
+Natural = Annotated[int, Meta(ge=0, le=2**62)]
+Identity = Annotated[str, Meta(pattern="^[0-9a-f]{8,32}$")]
+Digest = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+Sizes = Annotated[tuple[Natural, ...], Meta(max_length=64)]
+
+DTYPES = {
+    "bool": 1, "uint8": 1, "int8": 1, "float8_e4m3fn": 1, "float8_e5m2": 1,
+    "float8_e4m3fnuz": 1, "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1,
+    "uint16": 2, "int16": 2, "float16": 2, "bfloat16": 2,
+    "uint32": 4, "int32": 4, "float32": 4, "complex32": 4,
+    "uint64": 8, "int64": 8, "float64": 8, "complex64": 8, "complex128": 16,
+}  # fmt: skip
+
+
+class Chunk(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Bytes in a pack: those of one storage, or of one object.
+
+    Attributes:
+        digest: xxh3 of 128 bits, in hex.
+        nbytes: How many.
+        pack: Which pack they are in.
+        offset: Where in it.
+    """
+
+    digest: Digest
+    nbytes: Natural
+    pack: Identity
+    offset: Natural
+
+
+class Tensor(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A tensor: how a chunk is looked at. Two that share a chunk share their storage.
+
+    Attributes:
+        dtype: As torch names it.
+        shape: In elements.
+        stride: In elements.
+        chunk: Number of the chunk.
+        offset: Of the first element, in elements.
+        whole: Shape of the tensor that this is a shard of; empty if it is none.
+        start: Where in that it begins.
+    """
+
+    dtype: str
+    shape: Sizes
+    stride: Sizes
+    chunk: Natural
+    offset: Natural = 0
+    whole: Sizes = ()
+    start: Sizes = ()
+
+    @property
+    def num_reached(self) -> int:
+        """Elements of the storage up to the last one that it looks at."""
+        if 0 in self.shape:
+            return self.offset
+        steps = zip(self.shape, self.stride, strict=True)
+        return self.offset + 1 + sum((size - 1) * step for size, step in steps)
+
+
+class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All that a checkpoint consists of.
+
+    Attributes:
+        id: Its name.
+        run: The run that it is of.
+        number: Counts the checkpoints of a run, from 1.
+        created: When, in seconds since 1970.
+        chunks: Bytes, by number.
+        tensors: By name, such as ``model.fc.weight``.
+        objects: Chunks of pickled objects, by name; read only if signed by oneself.
+        lost: What could not be captured: its type, by its path.
+        parent: The checkpoint that its run has gone on from; None for none.
+        notes: Plain facts: the loop's place, versions, random streams.
+    """
+
+    id: Identity
+    run: Identity
+    number: Natural
+    created: Annotated[float, Meta(ge=0.0, le=1e11)]
+    chunks: tuple[Chunk, ...]
+    tensors: dict[str, Tensor]
+    objects: dict[str, Natural] = {}
+    lost: dict[str, str] = {}
+    parent: Identity | None = None
+    notes: dict[str, Any] = {}
+
+
+class _Head(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    format: Literal["gpurescue-checkpoint"] = "gpurescue-checkpoint"
+    version: int = VERSION
+    digest: Digest
+    signature: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None = None
+
+
+_head = msgspec.json.Decoder(_Head)
+_manifest = msgspec.json.Decoder(Manifest)
+
+
+def encode(manifest: Manifest, key: bytes | None) -> bytes:
+    """A manifest as a file: a line that vouches for the line behind it.
+
+    Args:
+        manifest: What to write.
+        key: To sign it with; None for a checkpoint whose objects nobody will load.
+    """
+    body = msgspec.json.encode(manifest)
+    head = _Head(digest=xxhash.xxh3_128_hexdigest(body), signature=_sign(body, key))
+    return msgspec.json.encode(head) + b"\n" + body
+
+
+def decode(data: bytes, key: bytes | None) -> tuple[Manifest, bool]:
+    """Read a manifest.
+
+    Returns:
+        The manifest, and whether it was signed with ``key``.
+
+    Raises:
+        Damaged: Its bytes are not those that were written.
+        Refused: It is not what this version reads, or does not fit together.
+    """
+    first, newline, body = data.partition(b"\n")
+    if not newline:
+        raise Damaged("its first line is cut off")
+    try:
+        head = _head.decode(first)
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        raise Refused(f"it does not begin as a manifest does: {error}") from None
+    if head.version > VERSION:
+        raise Refused(
+            f"it is of version {head.version}, and this reads up to {VERSION}: install "
+            "a newer gpurescue"
+        )
+    if xxhash.xxh3_128_hexdigest(body) != head.digest:
+        raise Damaged("its bytes are not those that were written")
+    try:
+        manifest = _manifest.decode(body)
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        raise Refused(f"it is no manifest: {error}") from None
+    check(manifest)
+    expected = _sign(body, key)
+    is_signed = expected is not None and head.signature is not None
+    return manifest, is_signed and hmac.compare_digest(
+        head.signature or "", expected or ""
+    )
+
+
+def _sign(body: bytes, key: bytes | None) -> str | None:
+    return None if key is None else hmac.digest(key, body, "sha256").hex()
+
+
+def check(manifest: Manifest) -> None:
+    """Check that the parts of a manifest fit.
+
+    Raises:
+        Refused: A tensor looks outside of its chunk, chunks overlap, a number leads
+            nowhere.
+    """
+    for name, tensor in manifest.tensors.items():
+        problem = _problem(tensor, manifest.chunks)
+        if problem:
+            raise Refused(f"tensor {name!r} {problem}")
+    for name, number in manifest.objects.items():
+        if number >= len(manifest.chunks):
+            raise Refused(f"object {name!r} is in chunk {number}, which is not there")
+    places = sorted({(c.pack, c.offset, c.nbytes) for c in manifest.chunks if c.nbytes})
+    for (pack, offset, nbytes), (other, behind, _) in itertools.pairwise(places):
+        if pack == other and offset + nbytes > behind:
+            raise Refused(f"chunks overlap at byte {behind} of pack {pack}")
+
+
+def _problem(tensor: Tensor, chunks: tuple[Chunk, ...]) -> str | None:
+    itemsize = DTYPES.get(tensor.dtype)
+    if itemsize is None:
+        return f"has an unknown dtype: {tensor.dtype!r}"
+    if len(tensor.shape) != len(tensor.stride):
+        return f"has {len(tensor.shape)} sizes and {len(tensor.stride)} strides"
+    if tensor.chunk >= len(chunks):
+        return f"is in chunk {tensor.chunk}, which is not there"
+    needed, there = tensor.num_reached * itemsize, chunks[tensor.chunk].nbytes
+    if needed > there:
+        return f"needs {needed} bytes of a chunk of {there}"
+    if {len(tensor.whole), len(tensor.start)} - {0, len(tensor.shape)}:
+        return "is a shard of other dimensions"
+    if len(tensor.whole) != len(tensor.start):
+        return "is a shard at no place"
+    if tensor.whole and any(
+        first + size > of
+        for first, size, of in zip(
+            tensor.start, tensor.shape, tensor.whole, strict=True
+        )
+    ):
+        return f"is a shard that ends outside of {tensor.whole}"
+    return None

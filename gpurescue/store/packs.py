@@ -1,0 +1,133 @@
+"""Packs: files of chunks, written once and never changed.
+
+Written around the page cache (``O_DIRECT``) where the file system can do that: to
+touch fresh pages is what buffered writes cost, 1.2 CPU seconds for 1.5 GB against 0.05.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+from collections.abc import Callable
+from typing import Any
+
+import xxhash
+
+from gpurescue.errors import Damaged
+from gpurescue.store.files import Folder, write_all
+from gpurescue.store.format import Chunk
+from gpurescue.store.layout import PAGE
+
+PIECE = 16 * 2**20  # bytes of one write: larger ones gain nothing
+SUFFIX = ".pack"
+
+Progress = Callable[[int], None]
+
+
+def digest_of(data: Any) -> str:
+    """The name of some bytes: xxh3 of 128 bits, in hex.
+
+    Finds damage and equal bytes. It is no proof against somebody who looks for two
+    chunks of one digest: for that there is the signature of the manifest.
+    """
+    return xxhash.xxh3_128_hexdigest(data)
+
+
+def buffer(nbytes: int) -> memoryview:
+    """Memory to lay a pack out in, which begins on a page."""
+    return memoryview(mmap.mmap(-1, max(nbytes, PAGE)))[:nbytes]
+
+
+def write(
+    folder: Folder, name: str, data: memoryview, progress: Progress | None = None
+) -> None:
+    """Write a pack, durably.
+
+    Args:
+        folder: Of packs.
+        name: Of the pack, which is new.
+        data: Its bytes; those from ``buffer`` are written around the page cache.
+        progress: Called with the number of bytes of each piece that is written.
+
+    Raises:
+        NotWritten: The disk is full, or broken.
+    """
+
+    def fill(file: int) -> None:
+        is_direct = _is_aligned(data) and _go_direct(file)
+        for start in range(0, len(data), PIECE):
+            piece = data[start : start + PIECE]
+            try:
+                write_all(file, piece, start)
+            except OSError as error:
+                if not (is_direct and error.errno == errno.EINVAL):
+                    raise
+                is_direct = _go_buffered(file)
+                write_all(file, piece, start)
+            if progress is not None:
+                progress(len(piece))
+
+    folder.publish(name + SUFFIX, fill)
+
+
+def _is_aligned(data: memoryview) -> bool:
+    address = ctypes.addressof(ctypes.c_char.from_buffer(data)) if len(data) else 0
+    return address % PAGE == 0 and len(data) % PAGE == 0
+
+
+def _go_direct(file: int) -> bool:
+    try:
+        flags = fcntl.fcntl(file, fcntl.F_GETFL)
+        fcntl.fcntl(file, fcntl.F_SETFL, flags | os.O_DIRECT)
+    except OSError:  # tmpfs, some network file systems
+        return False
+    return True
+
+
+def _go_buffered(file: int) -> bool:
+    flags = fcntl.fcntl(file, fcntl.F_GETFL)
+    fcntl.fcntl(file, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+    return False
+
+
+class Pack:
+    """A pack to read from, mapped.
+
+    Raises:
+        Damaged: It is missing.
+        Refused: It is no plain file.
+    """
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        self.name = name
+        file = folder.open(name + SUFFIX)
+        try:
+            self.nbytes = os.fstat(file).st_size
+            self._map = (
+                mmap.mmap(file, 0, access=mmap.ACCESS_READ) if self.nbytes else b""
+            )
+        finally:
+            os.close(file)
+
+    def read(self, chunk: Chunk) -> memoryview:
+        """The bytes of a chunk, not copied, and checked.
+
+        Raises:
+            Damaged: They are not those that were written.
+        """
+        end = chunk.offset + chunk.nbytes
+        if end > self.nbytes:
+            raise Damaged(
+                f"pack {self.name} has {self.nbytes} bytes, and not the {end} that it "
+                "should have: it was cut off"
+            )
+        found = memoryview(self._map)[chunk.offset : end]
+        if digest_of(found) != chunk.digest:
+            raise Damaged(
+                f"bytes {chunk.offset} to {end} of pack {self.name} are not those that "
+                "were written"
+            )
+        return found

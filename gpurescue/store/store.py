@@ -1,0 +1,336 @@
+"""A store of checkpoints: publish, look up, read, verify, collect what is of no use.
+
+A checkpoint is there once its manifest is, and its manifest comes last: first the pack
+with what is new, durable, then the manifest, durable, and then the catalogue. A crash
+in between leaves files that nobody refers to, which ``gc`` removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import logging
+import os
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpurescue.errors import Damaged, Locked, Refused, StoreError, UsageError
+from gpurescue.store import format, packs
+from gpurescue.store.catalog import Catalog, Row
+from gpurescue.store.files import UNFINISHED, Folder, write_all, writing
+from gpurescue.store.format import Chunk, Manifest, Tensor
+from gpurescue.store.layout import Layout, lay_out
+
+_log = logging.getLogger(__name__)
+
+MARKER = "FORMAT"
+MARK = b"gpurescue store 1\n"
+_MANIFEST, _PIN = ".json", ".pin"
+_GRACE = 3600.0  # seconds for which files that nobody refers to may belong to a writer
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """How chunks are going to be stored.
+
+    Attributes:
+        chunks: Where each of them is, or will be.
+        fresh: Numbers of those that are not in the store yet.
+        layout: Where in the new pack those go.
+        pack: Name of the new pack.
+    """
+
+    chunks: tuple[Chunk, ...]
+    fresh: tuple[int, ...]
+    layout: Layout
+    pack: str
+
+
+class Store:
+    """A folder of checkpoints.
+
+    Args:
+        path: Where it is.
+        key: What it signs with; None to sign nothing, and to trust no objects.
+        create: True to make it where it is not there.
+
+    Raises:
+        Refused: It is there, and no store that this version reads.
+    """
+
+    def __init__(
+        self, path: Path | str, *, key: bytes | None = None, create: bool = False
+    ) -> None:
+        self.path = Path(path).resolve()  # a link to it is the user's own
+        self._key = key
+        self._root = Folder(self.path, create=create)
+        if create and not self._root.has(MARKER):
+            self._root.publish(MARKER, lambda file: write_all(file, MARK))
+        if not self._root.has(MARKER) or self._root.read(MARKER, 100) != MARK:
+            raise Refused(f"{self.path} is no gpurescue store of version 1.")
+        self._packs = Folder("packs", self._root, create=create)
+        self._manifests = Folder("checkpoints", self._root, create=create)
+        self._locks = Folder("locks", self._root, create=create)
+        self._catalog = Catalog(self.path)
+
+    # -- writing
+
+    @contextlib.contextmanager
+    def writer(self, run: str) -> Iterator[None]:
+        """Be the one that writes checkpoints of a run.
+
+        Raises:
+            Locked: Another process is.
+        """
+        with self._locked(f"run-{_known(run)}", fcntl.LOCK_EX, f"Run {run}"):
+            yield
+
+    @contextlib.contextmanager
+    def plan(self, keys: Sequence[tuple[str, int]]) -> Iterator[Plan]:
+        """Say where chunks will be: nothing is collected inside of the block.
+
+        Args:
+            keys: The digest and number of bytes of each.
+
+        Raises:
+            Locked: Garbage is being collected.
+        """
+        with self._locked("gc", fcntl.LOCK_SH, "The store"):
+            yield self._plan(keys)
+
+    def _plan(self, keys: Sequence[tuple[str, int]]) -> Plan:
+        there = self._catalog.places(list(dict.fromkeys(keys)))
+        fresh = [n for n, key in enumerate(keys) if key not in there]
+        first = {keys[n]: n for n in reversed(fresh)}
+        fresh = sorted(first.values())
+        layout = lay_out([keys[n][1] for n in fresh])
+        pack = secrets.token_hex(16)
+        for n, offset in zip(fresh, layout.offsets, strict=True):
+            there[keys[n]] = Chunk(*keys[n], pack, offset)
+        return Plan(tuple(there[key] for key in keys), tuple(fresh), layout, pack)
+
+    def publish(
+        self,
+        plan: Plan,
+        data: memoryview,
+        tensors: dict[str, Tensor],
+        *,
+        run: str,
+        progress: packs.Progress | None = None,
+        **further: Any,
+    ) -> Manifest:
+        """Make a checkpoint durable.
+
+        Args:
+            plan: Where its chunks go.
+            data: The new pack, as ``plan.layout`` says.
+            tensors: What they are, by name.
+            run: The run that it is of.
+            progress: Called with the bytes of each piece that is written.
+            **further: Other fields of ``Manifest``.
+
+        Raises:
+            NotWritten: The disk is full, or broken; nothing was published.
+            UsageError: The tensors do not fit the chunks.
+        """
+        newest = max((row.number for row in self.rows(run)), default=0)
+        manifest = Manifest(
+            id=secrets.token_hex(8),
+            run=run,
+            number=newest + 1,
+            created=time.time(),
+            chunks=plan.chunks,
+            tensors=tensors,
+            **further,
+        )
+        try:
+            format.check(manifest)
+        except Refused as error:
+            raise UsageError(f"Not a checkpoint: {error}.") from error
+        if plan.fresh:
+            packs.write(self._packs, plan.pack, data, progress)
+        text = format.encode(manifest, self._key)
+        self._manifests.publish(
+            manifest.id + _MANIFEST, lambda file: write_all(file, text)
+        )
+        try:
+            self._catalog.add([manifest])
+        except StoreError:  # it is there all the same: ``rows`` looks for it
+            _log.warning("The catalogue is behind the store.", exc_info=True)
+        return manifest
+
+    # -- reading
+
+    def rows(self, run: str | None = None) -> list[Row]:
+        """All checkpoints, or those of a run, oldest first.
+
+        Those whose manifest cannot be read are left out; ``verify`` names them.
+        """
+        there, known = set(self._ids()), {row.id for row in self._catalog.rows()}
+        if there != known:
+            self._catch_up(there - known, known - there)
+        return self._catalog.rows(run)
+
+    def _catch_up(self, fresh: set[str], gone: set[str]) -> None:
+        """Other processes write too, and one may have died before its last step."""
+        found = []
+        for id in fresh:
+            with contextlib.suppress(StoreError):
+                found.append(self.manifest(id)[0])
+        self._catalog.remove(gone, ())
+        self._catalog.add(sorted(found, key=lambda m: (m.created, m.number)))
+
+    def manifest(self, id: str) -> tuple[Manifest, bool]:
+        """What a checkpoint consists of, and whether it was signed by oneself.
+
+        Raises:
+            Damaged: Its bytes are not those that were written, or it is missing.
+            Refused: It is no manifest that this version reads.
+        """
+        data = self._manifests.read(_known(id) + _MANIFEST, format.LIMIT)
+        try:
+            found, is_signed = format.decode(data, self._key)
+        except StoreError as error:
+            raise type(error)(f"Checkpoint {id}: {error}.") from error
+        if found.id != id:
+            raise Refused(f"Checkpoint {id}: its manifest says that it is {found.id}.")
+        return found, is_signed
+
+    def pack(self, name: str) -> packs.Pack:
+        """A pack to read chunks from."""
+        return packs.Pack(self._packs, name)
+
+    def pin(self, id: str, *, pinned: bool = True) -> None:
+        """Have a checkpoint kept for good, or no longer."""
+        name = _known(id) + _PIN
+        if not pinned:
+            self._manifests.remove(name)
+        elif id not in self.pinned():
+            self._manifests.publish(name, lambda file: None)
+
+    def pinned(self) -> set[str]:
+        """The checkpoints that are kept for good."""
+        names = self._manifests.names()
+        return {name.removesuffix(_PIN) for name in names if name.endswith(_PIN)}
+
+    def _ids(self) -> list[str]:
+        names = self._manifests.names()
+        ids = [
+            name.removesuffix(_MANIFEST) for name in names if name.endswith(_MANIFEST)
+        ]
+        return [id for id in ids if format.ID.fullmatch(id)]
+
+    def verify(self, progress: packs.Progress | None = None) -> dict[str, list[str]]:
+        """Read everything; what is wrong, by checkpoint.
+
+        Each chunk is read once, however many checkpoints have it.
+        """
+        known: dict[Chunk, str | None] = {}
+        return {id: found for id in self._ids() if (found := self._wrong(id, known))}
+
+    def _wrong(self, id: str, known: dict[Chunk, str | None]) -> list[str]:
+        try:
+            manifest, _ = self.manifest(id)
+        except StoreError as error:
+            return [str(error)]
+        opened: dict[str, packs.Pack | str] = {}
+        for chunk in sorted(manifest.chunks, key=lambda c: (c.pack, c.offset)):
+            if chunk not in known:
+                known[chunk] = self._problem(chunk, opened)
+        bad = {n: p for n, c in enumerate(manifest.chunks) if (p := known[c])}
+        users = [(name, tensor.chunk) for name, tensor in manifest.tensors.items()]
+        users += list(manifest.objects.items())
+        found = [f"{name}: {bad[n]}" for name, n in users if n in bad]
+        return found or list(bad.values())
+
+    def _problem(self, chunk: Chunk, opened: dict[str, packs.Pack | str]) -> str | None:
+        if chunk.pack not in opened:
+            try:
+                opened[chunk.pack] = self.pack(chunk.pack)
+            except StoreError as error:
+                opened[chunk.pack] = str(error)
+        pack = opened[chunk.pack]
+        if isinstance(pack, str):
+            return pack
+        try:
+            pack.read(chunk)
+        except Damaged as error:
+            return str(error)
+        return None
+
+    # -- removing
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Remove checkpoints; ``gc`` then removes what nobody else needs.
+
+        Raises:
+            UsageError: One is pinned.
+        """
+        pinned = sorted(self.pinned().intersection(ids))
+        if pinned:
+            raise UsageError(f"Checkpoint {pinned[0]} is pinned; unpin it first.")
+        for id in ids:
+            self._manifests.remove(_known(id) + _MANIFEST)
+        self._catalog.remove(ids, ())
+
+    def gc(self, *, dry_run: bool = False, grace: float = _GRACE) -> dict[str, int]:
+        """Remove packs that no checkpoint needs, and what crashes have left.
+
+        Args:
+            dry_run: True to only say what would go.
+            grace: Seconds for which what nobody refers to is left alone.
+
+        Returns:
+            The size in bytes of what goes, by name.
+
+        Raises:
+            Damaged: A manifest cannot be read: what it needs is not known.
+            Locked: A checkpoint is being written.
+        """
+        kind = fcntl.LOCK_SH if dry_run else fcntl.LOCK_EX
+        with self._locked("gc", kind, "The store"):
+            needed = {c.pack for id in self._ids() for c in self.manifest(id)[0].chunks}
+            going = dict(self._garbage(needed, time.time() - grace))
+            if not dry_run:
+                names = [name.removesuffix(packs.SUFFIX) for _, name in going]
+                self._catalog.remove((), names)
+                for folder, name in going:
+                    folder.remove(name)
+        return {f"{folder.name}/{name}": size for (folder, name), size in going.items()}
+
+    def _garbage(
+        self, needed: set[str], before: float
+    ) -> Iterator[tuple[tuple[Folder, str], int]]:
+        for folder in (self._packs, self._manifests, self._root):
+            for name in folder.names():
+                is_pack = folder is self._packs and name.endswith(packs.SUFFIX)
+                is_needed = name.removesuffix(packs.SUFFIX) in needed
+                if not (name.startswith(UNFINISHED) or (is_pack and not is_needed)):
+                    continue
+                found = os.stat(name, dir_fd=folder.descriptor, follow_symlinks=False)
+                if found.st_mtime <= before:
+                    yield (folder, name), found.st_size
+
+    @contextlib.contextmanager
+    def _locked(self, name: str, kind: int, what: str) -> Iterator[None]:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        with writing(f"{self._locks.name}/{name}"):
+            file = os.open(name, flags, 0o600, dir_fd=self._locks.descriptor)
+        try:
+            try:
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Locked(f"{what} is being written by another process.") from None
+            yield
+        finally:
+            os.close(file)
+
+
+def _known(id: str) -> str:
+    if not format.ID.fullmatch(id):
+        raise UsageError(f"{id!r} is no id: ids have 8 to 32 digits of 0-9 and a-f.")
+    return id
