@@ -1,0 +1,147 @@
+"""Objects written with their bytes beside them, and made again."""
+
+from __future__ import annotations
+
+import random
+import socket
+import threading
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from gpurescue.state import graph  # noqa: E402
+
+
+def again(roots):
+    """What is captured and made again, from copies of the bytes."""
+    found = graph.capture(roots)
+    storages = [torch.UntypedStorage(s.nbytes()).copy_(s) for s in found.storages]
+    buffers = [bytearray(buffer.raw()) for buffer in found.buffers]
+    return graph.rebuild(found.data, storages.__getitem__, buffers), found
+
+
+class Tied(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(4, 4)
+        self.second = torch.nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+        self.norm = torch.nn.BatchNorm1d(4)
+        self.register_buffer("part", self.norm.running_mean[:2])
+
+
+def test_what_shares_memory_shares_it_again():
+    model = Tied()
+    optimizer = torch.optim.Adam(model.parameters())
+    model.norm(model.second(model.first(torch.randn(8, 4)))).sum().backward()
+    optimizer.step()
+    found, captured = again({"model": model, "optimizer": optimizer})
+    one, adam = found["model"], found["optimizer"]
+    assert one.second.weight is one.first.weight
+    assert adam.param_groups[0]["params"][0] is one.first.weight
+    one.norm.running_mean[0] = 7
+    assert one.part[0] == 7
+    moments = adam.state[one.first.weight]["exp_avg"]
+    assert torch.equal(moments, optimizer.state[model.first.weight]["exp_avg"])
+    assert captured.lost == {}
+    distinct = {t.untyped_storage()._cdata for t in model.state_dict().values()}
+    assert distinct <= {s._cdata for s in captured.storages}
+
+
+def test_the_bytes_are_not_in_the_pickle():
+    roots = {"x": torch.ones(1_000_000), "y": np.ones(1_000_000)}
+    found, captured = again(roots)
+    assert len(captured.data) < 2_000
+    assert torch.equal(found["x"], roots["x"])
+    assert np.array_equal(found["y"], roots["y"])
+    found["y"][0] = 2  # can be written to
+
+
+def test_functions_closures_and_classes_of_a_notebook():
+    scope = {"__name__": "__main__"}
+    source = """
+class Counter:
+    def __init__(self): self.n = 0
+    def more(self): self.n += 1; return self.n
+def make(k):
+    c = Counter()
+    def inner(): return k * c.more()
+    return inner
+f = make(3); f()
+"""
+    exec(source, scope)
+    found, captured = again({"f": scope["f"], "Counter": scope["Counter"]})
+    assert found["f"]() == 6
+    assert captured.lost == {}
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda: socket.socket(), "socket"),
+        (lambda: threading.Lock(), "lock"),
+        (lambda: open("/dev/null"), "TextIOWrapper"),
+        (lambda: (x for x in [1]), "generator"),
+        (lambda: memoryview(b"x"), "memoryview"),
+    ],
+)
+def test_what_cannot_be_written_is_named_and_the_rest_is_there(make, kind):
+    value = make()
+
+    class Trainer:
+        def __init__(self):
+            self.parts = {"deep": [1, value]}
+
+    def closing():
+        return value
+
+    found, captured = again({"trainer": Trainer(), "n": 3, "f": closing})
+    assert found["n"] == 3
+    assert repr(found["trainer"].parts["deep"][1]) == (
+        f"<a {kind} that could not be kept>"
+    )
+    assert list(captured.lost.values()) == [kind]
+    (path,) = captured.lost
+    assert path in {"trainer.parts['deep'][1]", "f.<closure>.value"}
+    if hasattr(value, "close"):
+        value.close()
+
+
+def test_an_object_that_refuses_is_named():
+    class Refuses:
+        def __reduce__(self):
+            raise RuntimeError("no")
+
+    found, captured = again({"x": [Refuses()]})
+    assert captured.lost == {"x[0]": "Refuses"}
+    assert found["x"][0].kind == "Refuses"
+
+
+def test_random_streams_go_on():
+    roots = {
+        "a": random.Random(1),
+        "b": np.random.default_rng(2),
+        "c": torch.Generator().manual_seed(3),
+    }
+    found, captured = again(roots)
+    assert captured.lost == {}
+    assert found["a"].random() == roots["a"].random()
+    assert found["b"].random() == roots["b"].random()
+    one, two = (torch.rand(3, generator=g["c"]) for g in (roots, found))
+    assert torch.equal(one, two)
+
+
+def test_many_tensors_take_time_in_proportion():
+    import time
+
+    def seconds(count):
+        tensors = [torch.ones(4) for _ in range(count)]
+        start = time.thread_time()
+        graph.capture({"t": tensors})
+        return time.thread_time() - start
+
+    assert min(seconds(8_000) for _ in range(3)) < 20 * min(
+        seconds(1_000) for _ in range(3)
+    )
