@@ -36,7 +36,7 @@ DTYPES = {
 
 
 class Chunk(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Bytes in a pack: those of one storage, or of one object.
+    """Bytes in a pack, which are checked and stored as one.
 
     Attributes:
         digest: xxh3 of 128 bits, in hex.
@@ -51,14 +51,31 @@ class Chunk(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     offset: Natural
 
 
+class Storage(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Memory of one or more tensors, or of an array: a part of a chunk.
+
+    A large one is a chunk of its own; small ones lie together in one, so that 40,000
+    of them are digested and looked up as a few.
+
+    Attributes:
+        chunk: Number of the chunk.
+        offset: Where in it.
+        nbytes: How many bytes.
+    """
+
+    chunk: Natural
+    offset: Natural
+    nbytes: Natural
+
+
 class Tensor(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A tensor: how a chunk is looked at. Two that share a chunk share their storage.
+    """A tensor: how a storage is looked at. Several may look at one.
 
     Attributes:
         dtype: As torch names it.
         shape: In elements.
         stride: In elements.
-        chunk: Number of the chunk.
+        storage: Number of the storage.
         offset: Of the first element, in elements.
         whole: Shape of the tensor that this is a shard of; empty if it is none.
         start: Where in that it begins.
@@ -67,7 +84,7 @@ class Tensor(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     dtype: str
     shape: Sizes
     stride: Sizes
-    chunk: Natural
+    storage: Natural
     offset: Natural = 0
     whole: Sizes = ()
     start: Sizes = ()
@@ -90,6 +107,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         number: Counts the checkpoints of a run, from 1.
         created: When, in seconds since 1970.
         chunks: Bytes, by number.
+        storages: Memory, by number.
         tensors: By name, such as ``model.fc.weight``.
         objects: Chunks of pickled objects, by name; read only if signed by oneself.
         lost: What could not be captured: its type, by its path.
@@ -102,6 +120,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     number: Natural
     created: Annotated[float, Meta(ge=0.0, le=1e11)]
     chunks: tuple[Chunk, ...]
+    storages: tuple[Storage, ...]
     tensors: dict[str, Tensor]
     objects: dict[str, Natural] = {}
     lost: dict[str, str] = {}
@@ -176,11 +195,19 @@ def check(manifest: Manifest) -> None:
     """Check that the parts of a manifest fit.
 
     Raises:
-        Refused: A tensor looks outside of its chunk, chunks overlap, a number leads
+        Refused: A tensor looks outside of its storage, chunks overlap, a number leads
             nowhere.
     """
+    for number, storage in enumerate(manifest.storages):
+        if storage.chunk >= len(manifest.chunks):
+            raise Refused(f"storage {number} is in chunk {storage.chunk}, which is not")
+        there = manifest.chunks[storage.chunk].nbytes
+        if storage.offset + storage.nbytes > there:
+            raise Refused(
+                f"storage {number} ends outside of its chunk of {there} bytes"
+            )
     for name, tensor in manifest.tensors.items():
-        problem = _problem(tensor, manifest.chunks)
+        problem = _problem(tensor, manifest.storages)
         if problem:
             raise Refused(f"tensor {name!r} {problem}")
     for name, number in manifest.objects.items():
@@ -192,17 +219,17 @@ def check(manifest: Manifest) -> None:
             raise Refused(f"chunks overlap at byte {behind} of pack {pack}")
 
 
-def _problem(tensor: Tensor, chunks: tuple[Chunk, ...]) -> str | None:
+def _problem(tensor: Tensor, storages: tuple[Storage, ...]) -> str | None:
     itemsize = DTYPES.get(tensor.dtype)
     if itemsize is None:
         return f"has an unknown dtype: {tensor.dtype!r}"
     if len(tensor.shape) != len(tensor.stride):
         return f"has {len(tensor.shape)} sizes and {len(tensor.stride)} strides"
-    if tensor.chunk >= len(chunks):
-        return f"is in chunk {tensor.chunk}, which is not there"
-    needed, there = tensor.num_reached * itemsize, chunks[tensor.chunk].nbytes
+    if tensor.storage >= len(storages):
+        return f"is in storage {tensor.storage}, which is not there"
+    needed, there = tensor.num_reached * itemsize, storages[tensor.storage].nbytes
     if needed > there:
-        return f"needs {needed} bytes of a chunk of {there}"
+        return f"needs {needed} bytes of a storage of {there}"
     if {len(tensor.whole), len(tensor.start)} - {0, len(tensor.shape)}:
         return "is a shard of other dimensions"
     if len(tensor.whole) != len(tensor.start):

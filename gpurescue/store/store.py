@@ -22,7 +22,7 @@ from gpurescue.errors import Damaged, Locked, Refused, StoreError, UsageError
 from gpurescue.store import format, packs
 from gpurescue.store.catalog import Catalog, Row
 from gpurescue.store.files import UNFINISHED, Folder, write_all, writing
-from gpurescue.store.format import Chunk, Manifest, Tensor
+from gpurescue.store.format import Chunk, Manifest, Storage, Tensor
 from gpurescue.store.layout import Layout, lay_out
 
 _log = logging.getLogger(__name__)
@@ -48,6 +48,19 @@ class Plan:
     fresh: tuple[int, ...]
     layout: Layout
     pack: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What is in a checkpoint; see ``Manifest``."""
+
+    run: str
+    storages: tuple[Storage, ...]
+    tensors: dict[str, Tensor]
+    objects: dict[str, int] = dataclasses.field(default_factory=dict)
+    lost: dict[str, str] = dataclasses.field(default_factory=dict)
+    parent: str | None = None
+    notes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Store:
@@ -117,35 +130,28 @@ class Store:
         self,
         plan: Plan,
         data: memoryview,
-        tensors: dict[str, Tensor],
-        *,
-        run: str,
+        contents: Contents,
         progress: packs.Progress | None = None,
-        **further: Any,
     ) -> Manifest:
         """Make a checkpoint durable.
 
         Args:
             plan: Where its chunks go.
             data: The new pack, as ``plan.layout`` says.
-            tensors: What they are, by name.
-            run: The run that it is of.
+            contents: What the chunks are.
             progress: Called with the bytes of each piece that is written.
-            **further: Other fields of ``Manifest``.
 
         Raises:
             NotWritten: The disk is full, or broken; nothing was published.
             UsageError: The tensors do not fit the chunks.
         """
-        newest = max((row.number for row in self.rows(run)), default=0)
+        newest = max((row.number for row in self.rows(contents.run)), default=0)
         manifest = Manifest(
             id=secrets.token_hex(8),
-            run=run,
             number=newest + 1,
             created=time.time(),
             chunks=plan.chunks,
-            tensors=tensors,
-            **further,
+            **{f.name: getattr(contents, f.name) for f in dataclasses.fields(contents)},
         )
         try:
             format.check(manifest)
@@ -242,7 +248,10 @@ class Store:
             if chunk not in known:
                 known[chunk] = self._problem(chunk, opened)
         bad = {n: p for n, c in enumerate(manifest.chunks) if (p := known[c])}
-        users = [(name, tensor.chunk) for name, tensor in manifest.tensors.items()]
+        users = [
+            (name, manifest.storages[tensor.storage].chunk)
+            for name, tensor in manifest.tensors.items()
+        ]
         users += list(manifest.objects.items())
         found = [f"{name}: {bad[n]}" for name, n in users if n in bad]
         return found or list(bad.values())

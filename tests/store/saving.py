@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gpurescue.store import packs
-from gpurescue.store.format import Manifest, Tensor
-from gpurescue.store.store import Store
+from gpurescue.store.format import Manifest, Storage, Tensor
+from gpurescue.store.store import Contents, Store
 
 RUN = "0123456789abcdef"
 
@@ -15,7 +15,7 @@ def save(store: Store, values: dict[str, bytes], **further: Any) -> Manifest:
     """Save each value as a tensor of bytes."""
     keys = [(packs.digest_of(value), len(value)) for value in values.values()]
     tensors = {
-        name: Tensor(dtype="uint8", shape=(len(value),), stride=(1,), chunk=number)
+        name: Tensor(dtype="uint8", shape=(len(value),), stride=(1,), storage=number)
         for number, (name, value) in enumerate(values.items())
     }
     with store.plan(keys) as plan:
@@ -23,16 +23,17 @@ def save(store: Store, values: dict[str, bytes], **further: Any) -> Manifest:
         given = list(values.values())
         for number, offset in zip(plan.fresh, plan.layout.offsets, strict=True):
             data[offset : offset + len(given[number])] = given[number]
-        return store.publish(plan, data, tensors, run=RUN, **further)
+        storages = tuple(Storage(n, 0, len(value)) for n, value in enumerate(given))
+        contents = Contents(run=RUN, storages=storages, tensors=tensors, **further)
+        return store.publish(plan, data, contents)
 
 
 def load(store: Store, id: str) -> dict[str, bytes]:
     """The tensors of a checkpoint, as they were saved."""
     manifest, _ = store.manifest(id)
     opened = {name: store.pack(name) for name in {c.pack for c in manifest.chunks}}
-    return {
-        name: bytes(
-            opened[manifest.chunks[t.chunk].pack].read(manifest.chunks[t.chunk])
-        )
-        for name, t in manifest.tensors.items()
-    }
+    found = {}
+    for name, tensor in manifest.tensors.items():
+        chunk = manifest.chunks[manifest.storages[tensor.storage].chunk]
+        found[name] = bytes(opened[chunk.pack].read(chunk))
+    return found

@@ -90,7 +90,10 @@ BODIES = {
     "a stride below zero": tensor(stride=[-1]),
     "strides that are missing": tensor(stride=[]),
     "an offset of a tensor outside": tensor(offset=5000),
-    "a chunk that is not there": tensor(chunk=9),
+    "a storage that is not there": tensor(storage=9),
+    "a storage in no chunk": field(storages=[[9, 0, 5000], [1, 0, 70_000]]),
+    "a storage outside": field(storages=[[0, 1, 5000], [1, 0, 70_000]]),
+    "a storage below zero": field(storages=[[0, -1, 5000], [1, 0, 70_000]]),
     "a shard outside": tensor(whole=[10], start=[6]),
     "a shard of other dimensions": tensor(whole=[10_000, 2], start=[0, 0]),
     "a shard nowhere": tensor(whole=[10]),
@@ -228,7 +231,7 @@ def test_a_flipped_byte_names_the_tensor(store):
     other = saving.save(store, {"other": b"other"})
     manifest, _ = store.manifest(made.id)
     for name, one in manifest.tensors.items():
-        found = manifest.chunks[one.chunk]
+        found = manifest.chunks[manifest.storages[one.storage].chunk]
         path = store.path / "packs" / f"{found.pack}.pack"
         data = bytearray(path.read_bytes())
         data[found.offset + found.nbytes // 2] ^= 1
@@ -264,7 +267,8 @@ BODY: Body = {
     "number": 1,
     "created": 1.0,
     "chunks": [["0" * 32, 16, "0123456789abcdef", 0]],
-    "tensors": {"x": {"dtype": "float32", "shape": [4], "stride": [1], "chunk": 0}},
+    "storages": [[0, 0, 16]],
+    "tensors": {"x": {"dtype": "float32", "shape": [4], "stride": [1], "storage": 0}},
     "objects": {"graph": 0},
     "lost": {},
     "parent": None,
@@ -276,10 +280,12 @@ BODY: Body = {
 @given(st.data())
 def test_a_manifest_with_anything_in_it_is_checked(data):
     body = json.loads(json.dumps(BODY))
-    place = data.draw(st.sampled_from([*body, "chunk", "tensor"]))
+    place = data.draw(st.sampled_from([*body, "chunk", "storage", "tensor"]))
     value = data.draw(PLAIN)
     if place == "chunk":
         body["chunks"][0][data.draw(st.integers(0, 3))] = value
+    elif place == "storage":
+        body["storages"][0][data.draw(st.integers(0, 2))] = value
     elif place == "tensor":
         one = body["tensors"]["x"]
         one[data.draw(st.sampled_from([*one, "offset", "whole", "start"]))] = value
@@ -292,5 +298,7 @@ def test_a_manifest_with_anything_in_it_is_checked(data):
         return
     for one in found.tensors.values():  # whatever was let in can be looked at safely
         needed = one.num_reached * format.DTYPES[one.dtype]
-        assert 0 <= needed <= found.chunks[one.chunk].nbytes
+        storage = found.storages[one.storage]
+        assert 0 <= needed <= storage.nbytes
+        assert storage.offset + storage.nbytes <= found.chunks[storage.chunk].nbytes
     assert sys.getsizeof(found) > 0

@@ -10,8 +10,8 @@ import saving
 
 from gpurescue.errors import Damaged, Locked, Refused, UsageError
 from gpurescue.store.catalog import NAME as CATALOG
-from gpurescue.store.format import Tensor
-from gpurescue.store.store import Store
+from gpurescue.store.format import Storage, Tensor
+from gpurescue.store.store import Contents, Store
 
 LARGE = bytes(range(256)) * 1024
 VALUES = {"large": LARGE, "small": b"abc", "empty": b"", "again": LARGE}
@@ -158,9 +158,12 @@ def test_an_id_is_an_id(store, id):
 
 def test_tensors_that_do_not_fit_are_not_published(store):
     before = files(store)
-    wrong = {"x": Tensor(dtype="float32", shape=(4,), stride=(1,), chunk=0)}
+    wrong = {"x": Tensor(dtype="float32", shape=(4,), stride=(1,), storage=0)}
+    data = memoryview(bytearray(4096))
+    storages = (Storage(0, 0, 15),)
+    contents = Contents(run=saving.RUN, storages=storages, tensors=wrong)
     with store.plan([("0" * 32, 15)]) as plan, pytest.raises(UsageError, match="'x'"):
-        store.publish(plan, memoryview(bytearray(4096)), wrong, run=saving.RUN)
+        store.publish(plan, data, contents)
     assert {n for n in files(store) if "locks" not in n} == {*before}
 
 
