@@ -23,6 +23,7 @@ from gpurescue.store.layout import PAGE
 
 PIECE = 16 * 2**20  # bytes of one write: larger ones gain nothing
 SUFFIX = ".pack"
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # in the module since 3.13
 
 Progress = Callable[[int], None]
 
@@ -93,8 +94,14 @@ def _go_buffered(file: int) -> bool:
     return False
 
 
+def _mapped(file: int) -> mmap.mmap:
+    """Private, and without asking whether there would be room for a copy of it all."""
+    flags = mmap.MAP_PRIVATE | _NO_RESERVE
+    return mmap.mmap(file, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+
+
 class Pack:
-    """A pack to read from, mapped.
+    """A pack to read from, mapped: who writes to what it gives writes to a copy.
 
     Raises:
         Damaged: It is missing.
@@ -106,9 +113,7 @@ class Pack:
         file = folder.open(name + SUFFIX)
         try:
             self.nbytes = os.fstat(file).st_size
-            self._map = (
-                mmap.mmap(file, 0, access=mmap.ACCESS_READ) if self.nbytes else b""
-            )
+            self._map = _mapped(file) if self.nbytes else b""
         finally:
             os.close(file)
 

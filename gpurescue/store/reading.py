@@ -1,0 +1,105 @@
+"""Tensors of a checkpoint, read as they are asked for and checked when they are."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from gpurescue.errors import Damaged
+from gpurescue.store.format import Manifest, Tensor
+from gpurescue.store.packs import Pack
+from gpurescue.store.store import Store
+
+
+class Reader:
+    """Reads one checkpoint; any thread may ask.
+
+    Nothing is read before it is asked for, and each chunk is checked once.
+
+    Args:
+        store: Where it is.
+        manifest: What it consists of.
+    """
+
+    def __init__(self, store: Store, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self._store = store
+        self._packs: dict[str, Pack] = {}
+        self._chunks: dict[int, memoryview] = {}
+        self._storages: dict[int, Any] = {}
+        self._lock = threading.Lock()
+
+    def tensor(self, name: str) -> Any:
+        """A tensor that looks at the mapped file: writing to it writes to a copy.
+
+        Tensors that shared their memory share it here.
+
+        Raises:
+            KeyError: There is none of that name.
+            Damaged: Its bytes are not those that were written.
+        """
+        import torch
+
+        found = self.manifest.tensors[name]
+        try:
+            storage = self.storage(found.storage)
+        except Damaged as error:
+            raise Damaged(f"{name}: {error}") from error
+        made = torch.empty(0, dtype=getattr(torch, found.dtype))
+        return made.set_(storage, found.offset, found.shape, found.stride)
+
+    def storage(self, number: int) -> Any:
+        """An untyped storage of torch by its number, read and checked.
+
+        Raises:
+            Damaged: Its bytes are not those that were written.
+        """
+        import torch
+
+        with self._lock:
+            if number not in self._storages:
+                part = self.bytes_of(number)
+                made = torch.empty(0).untyped_storage()
+                if part.nbytes:
+                    made = torch.frombuffer(part, dtype=torch.uint8).untyped_storage()
+                self._storages[number] = made
+            return self._storages[number]
+
+    def bytes_of(self, number: int) -> memoryview:
+        """The bytes of a storage, not copied."""
+        storage = self.manifest.storages[number]
+        chunk = self._chunk(storage.chunk)
+        return chunk[storage.offset : storage.offset + storage.nbytes]
+
+    def object(self, name: str) -> memoryview:
+        """The bytes of a pickled object.
+
+        Raises:
+            KeyError: There is none of that name.
+            Damaged: Its bytes are not those that were written.
+        """
+        return self._chunk(self.manifest.objects[name])
+
+    def _chunk(self, number: int) -> memoryview:
+        if number not in self._chunks:
+            chunk = self.manifest.chunks[number]
+            if chunk.pack not in self._packs:
+                self._packs[chunk.pack] = self._store.pack(chunk.pack)
+            self._chunks[number] = self._packs[chunk.pack].read(chunk)
+        return self._chunks[number]
+
+
+def described(tensor: Any, storage: int) -> Tensor:
+    """How the manifest describes a tensor of torch that looks at a storage.
+
+    Args:
+        tensor: A strided ``torch.Tensor``.
+        storage: The number of its storage.
+    """
+    return Tensor(
+        dtype=str(tensor.dtype).removeprefix("torch."),
+        shape=tuple(tensor.shape),
+        stride=tuple(tensor.stride()),
+        storage=storage,
+        offset=tensor.storage_offset(),
+    )
