@@ -59,6 +59,20 @@ class NotWritten(StoreError):
     """The disk took no checkpoint; older ones are as they were."""
 
 
+class Torn(StoreError):
+    """Memory was written to while it was copied; what was copied is of no use.
+
+    Attributes:
+        numbers: Which stretches of memory.
+    """
+
+    def __init__(self, numbers: list[int]) -> None:
+        super().__init__(
+            f"{len(numbers)} tensors were written to while they were copied"
+        )
+        self.numbers = numbers
+
+
 class Locked(StoreError):
     """Another process has what is asked for."""
 

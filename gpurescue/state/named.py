@@ -108,7 +108,7 @@ class _Walk:
         for number, tensor in enumerate(p for group in groups for p in group["params"]):
             self._add(f"{prefix}.params.{number}", tensor)
         for key, state in optimizer.state.items():
-            owner = self._names.get(id(key), str(key))
+            owner = self._names.get(id(key)) or type(key).__name__
             self._of_state(f"{prefix}.{owner}", state)
         for number, group in enumerate(groups):
             rest = {k: v for k, v in group.items() if k != "params"}
