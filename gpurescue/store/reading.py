@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 from gpurescue.errors import Damaged
-from gpurescue.store.format import Manifest, Tensor
+from gpurescue.store.format import Chunk, Manifest, Tensor
 from gpurescue.store.packs import Pack
 from gpurescue.store.store import Store
 
@@ -83,10 +83,14 @@ class Reader:
     def _chunk(self, number: int) -> memoryview:
         if number not in self._chunks:
             chunk = self.manifest.chunks[number]
-            if chunk.pack not in self._packs:
-                self._packs[chunk.pack] = self._store.pack(chunk.pack)
-            self._chunks[number] = self._packs[chunk.pack].read(chunk)
+            found = self._store.in_memory(chunk)
+            self._chunks[number] = self._on_disk(chunk) if found is None else found
         return self._chunks[number]
+
+    def _on_disk(self, chunk: Chunk) -> memoryview:
+        if chunk.pack not in self._packs:
+            self._packs[chunk.pack] = self._store.pack(chunk.pack)
+        return self._packs[chunk.pack].read(chunk)
 
 
 def described(tensor: Any, storage: int) -> Tensor:

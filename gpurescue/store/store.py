@@ -89,6 +89,7 @@ class Store:
         self._manifests = Folder("checkpoints", self._root, create=create)
         self._locks = Folder("locks", self._root, create=create)
         self._catalog = Catalog(self.path)
+        self._kept: dict[str, memoryview] = {}
 
     # -- writing
 
@@ -209,6 +210,21 @@ class Store:
     def pack(self, name: str) -> packs.Pack:
         """A pack to read chunks from."""
         return packs.Pack(self._packs, name)
+
+    def keep(self, pack: str, data: memoryview) -> None:
+        """Have a pack in memory, too; it may change, and is of no use then."""
+        self._kept[pack] = data
+
+    def forget(self, pack: str) -> None:
+        """Have a pack on the disk only."""
+        self._kept.pop(pack, None)
+
+    def in_memory(self, chunk: Chunk) -> memoryview | None:
+        """A copy of a chunk from a pack that is in memory; None if it is not."""
+        data = self._kept.get(chunk.pack, memoryview(b""))
+        found = memoryview(bytearray(data[chunk.offset : chunk.offset + chunk.nbytes]))
+        is_whole = found.nbytes == chunk.nbytes
+        return found if is_whole and packs.digest_of(found) == chunk.digest else None
 
     def pin(self, id: str, *, pinned: bool = True) -> None:
         """Have a checkpoint kept for good, or no longer."""

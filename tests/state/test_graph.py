@@ -19,7 +19,9 @@ def again(roots):
     found = graph.capture(roots)
     storages = [torch.UntypedStorage(s.nbytes()).copy_(s) for s in found.storages]
     buffers = [bytearray(buffer.raw()) for buffer in found.buffers]
-    return graph.rebuild(found.data, storages.__getitem__, buffers), found
+    return graph.rebuild(
+        found.data, graph.Parts(storages.__getitem__, buffers, {}.__getitem__)
+    ), found
 
 
 class Tied(torch.nn.Module):

@@ -1,0 +1,178 @@
+"""The state of a program at a boundary: tensors by name, and all other objects.
+
+What a program consists of are the variables of its frames, and the names that its code
+uses. Tensors are taken by name, without their bytes; so is memory that has no name. The
+bytes are taken by who has asked, while the program stands still.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import CodeType, FunctionType
+from typing import Any
+
+from gpurescue.state import graph
+from gpurescue.state.named import named
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Captured:
+    """A program at a boundary.
+
+    Attributes:
+        tensors: Those that have a name; ``torch.Tensor``.
+        numbers: The number of each one's storage.
+        storages: Untyped storages of torch, by number.
+        buffers: Memory of arrays and the like, in the order that ``graph`` has.
+        objects: Pickled, with neither tensors nor arrays in them.
+        streams: Random streams, as JSON.
+        lost: The type of what could not be captured, by its path.
+    """
+
+    tensors: dict[str, Any]
+    numbers: dict[str, int]
+    storages: tuple[Any, ...]
+    buffers: tuple[Any, ...]
+    objects: bytes
+    streams: bytes
+    lost: dict[str, str]
+
+
+def capture(variables: Mapping[str, object]) -> Captured:
+    """Capture what variables lead to; called where the program stands still.
+
+    Args:
+        variables: By name; see ``variables_of``.
+    """
+    streams = read_streams()
+    tensors = {name: t for name, t in named(variables).items() if _is_kept(t)}
+    numbers = graph.Numbers()
+    of = {name: numbers.of(t.untyped_storage()) for name, t in tensors.items()}
+    names = {id(tensor): name for name, tensor in reversed(tensors.items())}
+    found = graph.capture(variables, names, numbers)
+    return Captured(
+        tensors=tensors,
+        numbers=of,
+        storages=found.storages,
+        buffers=found.buffers,
+        objects=found.data,
+        streams=streams,
+        lost=found.lost,
+    )
+
+
+def _is_kept(tensor: Any) -> bool:
+    """True for what is memory: not for sparse, quantised, fake and nested tensors."""
+    torch = sys.modules["torch"]
+    is_plain = type(tensor) in {torch.Tensor, torch.nn.Parameter}
+    return is_plain and tensor.layout is torch.strided and not tensor.is_quantized
+
+
+# -- which variables
+
+
+def variables_of(
+    code: CodeType, namespace: Mapping[str, Any], frames: Iterable[tuple[str, Any]] = ()
+) -> dict[str, Any]:
+    """What a run consists of.
+
+    Args:
+        code: Of the cell.
+        namespace: The cell's variables.
+        frames: The name of the function and the variables of each frame of the run,
+            outermost first, without the cell's own.
+
+    Returns:
+        By name: variables of the cell as they are, others as ``function.variable``,
+        and ``function.2.variable`` in the second frame of a function.
+    """
+    found = {name: namespace[name] for name in used_names(code, namespace)}
+    counts: dict[str, int] = {}
+    for function, values in frames:
+        count = counts[function] = counts.get(function, 0) + 1
+        prefix = function if count == 1 else f"{function}.{count}"
+        found |= {f"{prefix}.{name}": value for name, value in values.items()}
+    return found
+
+
+def used_names(code: CodeType, namespace: Mapping[str, Any]) -> list[str]:
+    """Names of a namespace that code uses, or functions and classes that it uses."""
+    found: dict[str, None] = {}
+    waiting = [code]
+    while waiting:
+        for name in _names(waiting.pop()):
+            if name in namespace and name not in found:
+                found[name] = None
+                waiting += _codes(namespace[name], namespace)
+    return list(found)
+
+
+def _names(code: CodeType) -> list[str]:
+    """Names that are global to code, its functions and comprehensions included."""
+    found = list(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            found += _names(constant)
+    return found
+
+
+def _codes(value: Any, namespace: Mapping[str, Any]) -> list[CodeType]:
+    """Code of a function, or of the methods of a class, of the same namespace."""
+    value = getattr(value, "__wrapped__", value)
+    if isinstance(value, FunctionType):
+        return [value.__code__] if value.__globals__ is namespace else []
+    if not isinstance(value, type):
+        value = type(value)
+    if value.__module__ != namespace.get("__name__"):
+        return []
+    methods = [getattr(m, "__func__", m) for m in vars(value).values()]
+    return [m.__code__ for m in methods if isinstance(m, FunctionType)]
+
+
+# -- random streams
+
+
+def read_streams() -> bytes:
+    """Where ``random``, NumPy's global stream and torch's stand, as JSON."""
+    version, state, gauss = random.getstate()
+    found: dict[str, Any] = {"random": [version, list(state), gauss]}
+    if (module := sys.modules.get("numpy.random")) is not None:
+        _, keys, position, has_gauss, cached = module.get_state()
+        found["numpy"] = [keys.tobytes().hex(), position, has_gauss, cached]
+    if (torch := sys.modules.get("torch")) is not None:
+        found["torch"] = [_hex(torch.default_generator.get_state())]
+        if torch.cuda.is_initialized():
+            found["cuda"] = [_hex(g.get_state()) for g in torch.cuda.default_generators]
+    return json.dumps(found).encode()
+
+
+def write_streams(data: bytes | memoryview) -> None:
+    """Put all streams that ``read_streams`` has read back."""
+    found = json.loads(bytes(data))
+    version, state, gauss = found["random"]
+    random.setstate((version, tuple(state), gauss))
+    if "numpy" in found:
+        import numpy as np
+
+        keys, *rest = found["numpy"]
+        words = np.frombuffer(bytes.fromhex(keys), np.uint32)
+        np.random.set_state(("MT19937", words, *rest))
+    if "torch" in found:
+        import torch
+
+        torch.default_generator.set_state(_unhex(found["torch"][0]))
+        if "cuda" in found and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all([_unhex(text) for text in found["cuda"]])
+
+
+def _hex(state: Any) -> str:
+    return bytes(state.numpy()).hex()
+
+
+def _unhex(text: str) -> Any:
+    torch = sys.modules["torch"]
+    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)

@@ -1,0 +1,273 @@
+"""Takes checkpoints of one run, in the background.
+
+One at a time: what is asked for while one is being copied or written is taken at the
+next boundary after it, as the run is then; the newest wins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gpurescue.errors import StoreError, Torn
+from gpurescue.state.capture import Captured, capture
+from gpurescue.store.format import Manifest, Storage, Tensor
+from gpurescue.store.packs import digest_of
+from gpurescue.store.reading import described
+from gpurescue.store.snapshot import Memory, Snapshot, Snapshotter
+from gpurescue.store.staging import Staging
+from gpurescue.store.store import Contents, Plan, Store
+
+_log = logging.getLogger(__name__)
+
+GRAPH, STREAMS = "graph", "streams"  # objects of a checkpoint
+BUFFERS = "num_buffers"  # note: so many of the last storages are memory of arrays
+_PATIENCE = 60.0  # seconds that a run that is over waits for its last checkpoint
+_TIMES_TORN = 2  # in a row: then training stands still for the copy
+
+
+@dataclass(slots=True)
+class Counts:
+    """What came of the snapshots of a run.
+
+    Attributes:
+        published: Durable.
+        torn: Found written to while they were copied: given up.
+        stopped: Copied while training stood still, since others were torn.
+        failed: Not written: the disk is full, or broken.
+        waited: Asked for while another was under way.
+    """
+
+    published: int = 0
+    torn: int = 0
+    stopped: int = 0
+    failed: int = 0
+    waited: int = 0
+
+
+@dataclass(slots=True)
+class _Kept:
+    """Where a pack stays in memory."""
+
+    staging: Staging
+    pack: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    snapshot: Snapshot
+    texts: dict[str, bytes]
+    tensors: dict[str, Tensor]
+    lost: dict[str, str]
+    notes: dict[str, Any]
+
+
+class Checkpointer:
+    """Takes checkpoints of one run.
+
+    Args:
+        store: Where they go.
+        run: The run's id; nobody else writes its checkpoints.
+        parent: The checkpoint that the run has gone on from.
+        num_kept: How many of the newest stay in memory as well; at least 1.
+        on_done: Called in the background thread with what was published, or with why
+            it was not.
+
+    Attributes:
+        counts: What came of them.
+        stall: Seconds that training stood still for the last one.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        run: str,
+        *,
+        parent: str | None = None,
+        num_kept: int = 2,
+        on_done: Callable[[Manifest | StoreError], None] = lambda done: None,
+    ) -> None:
+        self.store = store
+        self.run = run
+        self.counts = Counts()
+        self.stall = 0.0
+        self._on_done = on_done
+        self._snapshotter = Snapshotter()
+        self._kept = deque(_Kept(Staging()) for _ in range(num_kept))  # oldest first
+        self._num_torn = 0
+        self._parent = parent
+        self._changed = threading.Condition()
+        self._job: _Job | None = None
+        self._is_over = False
+        self._writer = contextlib.ExitStack()
+        self._writer.enter_context(store.writer(run))
+        self._thread = threading.Thread(
+            target=self._work, name=f"gpurescue-checkpoints-{run}", daemon=True
+        )
+        self._thread.start()
+
+    # -- in the run's thread
+
+    @property
+    def is_busy(self) -> bool:
+        """True while one is being copied or written."""
+        return self._job is not None
+
+    def take(self, variables: Mapping[str, object], notes: dict[str, Any]) -> bool:
+        """Begin a checkpoint of what variables lead to; training stands still.
+
+        Args:
+            variables: By name, as ``capture.variables_of`` gives them.
+            notes: Plain facts, for the manifest.
+
+        Returns:
+            False if an earlier one is not done yet.
+        """
+        if self.is_busy or self._is_over:
+            self.counts.waited += 1
+            return False
+        begun = time.perf_counter()
+        captured = capture(variables)
+        stops = self._num_torn >= _TIMES_TORN
+        self.counts.stopped += stops
+        snapshot = self._snapshotter.take(_memory(captured), stops=stops)
+        with self._changed:
+            self._job = _job(captured, snapshot, notes)
+            self._changed.notify_all()
+        self.stall = time.perf_counter() - begun
+        return True
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the one that is under way is done; False at the timeout."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._job is None, timeout)
+
+    def close(self) -> None:
+        """Finish what is under way, and end."""
+        self.wait(_PATIENCE)
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+        self._thread.join(_PATIENCE)
+        self._snapshotter.close()
+        for kept in self._kept:
+            self._let_go(kept)
+        self._writer.close()
+
+    # -- in the background
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._job is not None or self._is_over)
+                job = self._job
+            if job is None:
+                return
+            done: Manifest | StoreError
+            try:
+                done = self._finish(job)
+            except StoreError as error:
+                done = error
+            except Exception as error:  # noqa: BLE001 - the run goes on without it
+                _log.warning("A checkpoint was not taken.", exc_info=True)
+                done = StoreError(f"A checkpoint was not taken: {error}.")
+            job.snapshot.forget()
+            self._count(job, done)
+            del job
+            with self._changed:
+                self._job = None
+                self._changed.notify_all()
+
+    def _count(self, job: _Job, done: Manifest | StoreError) -> None:
+        if isinstance(done, Manifest):
+            self.counts.published += 1
+            self._num_torn = 0
+        elif isinstance(done, Torn):
+            self.counts.torn += 1
+            self._num_torn += 1
+            self._snapshotter.found_torn(job.snapshot, done)
+        else:
+            self.counts.failed += 1
+        try:
+            self._on_done(done)
+        except Exception:  # noqa: BLE001
+            _log.warning("Nobody was told of a checkpoint.", exc_info=True)
+
+    def _finish(self, job: _Job) -> Manifest:
+        """Copy, prove, write.
+
+        Raises:
+            Torn: Memory was written to before it was copied.
+            NotWritten: The disk is full, or broken.
+        """
+        keys = job.snapshot.keys
+        keys += [(digest_of(text), len(text)) for text in job.texts.values()]
+        self._kept.rotate(-1)
+        kept = self._kept[-1]
+        self._let_go(kept)
+        with self.store.plan(keys) as plan:
+            kept.staging.reserve(plan.layout.nbytes)
+            _fill(job, plan, kept.staging)
+            job.snapshot.copy()
+            data = kept.staging.data[: plan.layout.nbytes]
+            manifest = self.store.publish(plan, data, self._contents(job))
+        kept.pack = plan.pack
+        self.store.keep(plan.pack, data)
+        return manifest
+
+    def _let_go(self, kept: _Kept) -> None:
+        if kept.pack is not None:
+            self.store.forget(kept.pack)
+            kept.pack = None
+
+    def _contents(self, job: _Job) -> Contents:
+        snapshot = job.snapshot
+        places = zip(snapshot.parts, snapshot.memory.sizes, strict=True)
+        return Contents(
+            run=self.run,
+            storages=tuple(Storage(p.chunk, p.offset, size) for p, size in places),
+            tensors=job.tensors,
+            objects={n: len(snapshot.chunks) + i for i, n in enumerate(job.texts)},
+            lost=job.lost,
+            parent=self._parent,
+            notes=job.notes,
+        )
+
+
+def _memory(captured: Captured) -> Memory:
+    memory = Memory()
+    for storage in captured.storages:
+        memory.add_storage(storage)
+    for buffer in captured.buffers:
+        memory.add_buffer(buffer)
+    return memory
+
+
+def _job(captured: Captured, snapshot: Snapshot, notes: dict[str, Any]) -> _Job:
+    """What the background needs, and nothing that keeps tensors alive."""
+    numbers = captured.numbers
+    return _Job(
+        snapshot=snapshot,
+        texts={GRAPH: captured.objects, STREAMS: captured.streams},
+        tensors={n: described(t, numbers[n]) for n, t in captured.tensors.items()},
+        lost=captured.lost,
+        notes={**notes, BUFFERS: len(captured.buffers)},
+    )
+
+
+def _fill(job: _Job, plan: Plan, staging: Staging) -> None:
+    """Put what is ready in its place; say where the rest goes."""
+    num_chunks, texts = len(job.snapshot.chunks), list(job.texts.values())
+    places = list(zip(plan.fresh, plan.layout.offsets, strict=True))
+    for number, offset in places:
+        if number >= num_chunks:
+            text = texts[number - num_chunks]
+            staging.data[offset : offset + len(text)] = text
+    mine = [place for place in places if place[0] < num_chunks]
+    job.snapshot.place([n for n, _ in mine], [o for _, o in mine], staging.address)
