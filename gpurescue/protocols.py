@@ -53,6 +53,22 @@ class RoundMark(Protocol):
         ...
 
 
+class Watcher(Protocol):
+    """Wants to see a run at tops of rounds, now and then; in the run's thread only."""
+
+    def look(self, frame: FrameType, num_rounds: int) -> float:
+        """The run stands at the top of a round.
+
+        Args:
+            frame: The one that the loop is in.
+            num_rounds: Rounds that the run has gone through.
+
+        Returns:
+            Seconds until the next look is wanted.
+        """
+        ...
+
+
 class Journal(Protocol):
     """Reads what a round of a loop may change; used in the run's thread only."""
 

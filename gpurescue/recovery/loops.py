@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Protocol
 
+from gpurescue.protocols import Watcher
 from gpurescue.recovery import own
 from gpurescue.recovery.hands import Hand, Stand, hand_of, is_built_in
 from gpurescue.source.transform import GUARDS
@@ -126,17 +127,20 @@ class Clock:
         marker: Marks tops of rounds: all of a loop where this costs less than
             ``BUDGET`` of a round's time; None to mark none.
         marks_all: True to mark them whatever it costs.
+        watcher: Sees the run at tops of rounds, as often as it wants; None for nobody.
     """
 
     def __init__(self) -> None:
         self.marker: Marker | None = None
         self.marks_all = False
+        self.watcher: Watcher | None = None
         self._cost = math.inf
         self._gaps = [1] * MAX_HANDS
         self._seconds = [0.0] * MAX_HANDS  # of a round, when last looked at
         self._num_trials = [0] * MAX_HANDS
         self._live: list[weakref.ref[Hand]] = []
         self._past: list[Stand | None] = [None] * MAX_HANDS
+        self._num_over = [0] * MAX_HANDS  # rounds of loops that are over
         self._thread = 0
 
     def start(self) -> None:
@@ -166,15 +170,43 @@ class Clock:
 
     def mark(self, hand: Hand, item: Any, frame: FrameType) -> None:
         """A round is due to be looked at; it is marked if that is worth it."""
+        self._mark(hand, item, frame)
+        if self.watcher is not None:
+            self._show(self.watcher, hand, frame)
+
+    def _show(self, watcher: Watcher, hand: Hand, frame: FrameType) -> None:
+        """Let somebody see the run; look again as soon as they want to."""
+        try:
+            left = watcher.look(frame, self.num_rounds)
+        except Exception:  # noqa: BLE001 - the run goes on, unseen
+            _log.warning("Nobody watches this run any more.", exc_info=True)
+            self.watcher = None
+            return
+        seconds = self._seconds[hand.depth]
+        gap = max(1, math.ceil(left / seconds) if seconds else hand.count)
+        self._gaps[hand.depth] = min(self._gaps[hand.depth], gap)
+        hand.due = min(hand.due, hand.count + gap)
+        hand.looked = (hand.count, time.perf_counter())
+
+    @property
+    def num_rounds(self) -> int:
+        """Rounds that the run has gone through, of the inner loops if there are any."""
+        counts = list(self._num_over)
+        for ref in self._live:
+            if (hand := ref()) is not None:
+                counts[hand.depth] += hand.count
+        return next((count for count in reversed(counts) if count), 0)
+
+    def _mark(self, hand: Hand, item: Any, frame: FrameType) -> None:
         begun, count = time.perf_counter(), hand.count
         self._look(hand, count, begun)
         is_worth = self._is_worth(hand.depth)
-        if not (is_worth or self._may_be_worth(hand.depth)):
+        if self.marker is None or not (is_worth or self._may_be_worth(hand.depth)):
             self._wait(hand, count, begun)
             return
         self._num_trials[hand.depth] += 1
         try:
-            hand.round = self.marker and self.marker(hand, item, frame)
+            hand.round = self.marker(hand, item, frame)
         except Exception:  # noqa: BLE001 - the run goes on, without marks
             _log.warning("The top of a round could not be marked.", exc_info=True)
             hand.round, hand.due = None, NEVER
@@ -220,7 +252,7 @@ class Clock:
     def first_due(self, depth: int) -> int:
         """The first round to look at of a loop that begins."""
         if self.marker is None:
-            return NEVER
+            return NEVER if self.watcher is None else self._gaps[depth]
         return 1 if self._is_worth(depth) else self._gaps[depth]
 
     def innermost(self) -> Hand | None:
@@ -230,7 +262,8 @@ class Clock:
 
     def ended(self, hand: Hand) -> None:
         """A loop is over."""
-        self._past[hand.depth] = hand.stand()
+        self._past[hand.depth] = stand = hand.stand()
+        self._num_over[hand.depth] += stand.rounds
         # A weak reference still answers inside __del__ (not so for cyclic garbage).
         if self._live and self._live[-1]() is hand:
             self._live.pop()

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from gpurescue.errors import StoreError, Torn
+from gpurescue.errors import NotWritten, StoreError, Torn
 from gpurescue.state.capture import Captured, capture
 from gpurescue.store.format import Manifest, Storage, Tensor
+from gpurescue.store.layout import SMALL
 from gpurescue.store.packs import digest_of
 from gpurescue.store.reading import described
 from gpurescue.store.snapshot import Memory, Snapshot, Snapshotter
@@ -29,6 +32,7 @@ _log = logging.getLogger(__name__)
 GRAPH, STREAMS = "graph", "streams"  # objects of a checkpoint
 BUFFERS = "num_buffers"  # note: so many of the last storages are memory of arrays
 _PATIENCE = 60.0  # seconds that a run that is over waits for its last checkpoint
+_PART_OF_MEMORY = 0.25  # of what is free, for one of the copies
 _TIMES_TORN = 2  # in a row: then training stands still for the copy
 
 
@@ -68,6 +72,15 @@ class _Job:
     notes: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """Memory to be made ready."""
+
+    staging: Staging
+    nbytes: int
+    num_gathered: int
+
+
 class Checkpointer:
     """Takes checkpoints of one run.
 
@@ -101,9 +114,10 @@ class Checkpointer:
         self._snapshotter = Snapshotter()
         self._kept = deque(_Kept(Staging()) for _ in range(num_kept))  # oldest first
         self._num_torn = 0
+        self._fresh = 0  # bytes of the last pack: the next one is much like it
         self._parent = parent
         self._changed = threading.Condition()
-        self._job: _Job | None = None
+        self._job: _Job | _Room | None = None
         self._is_over = False
         self._writer = contextlib.ExitStack()
         self._writer.enter_context(store.writer(run))
@@ -122,26 +136,53 @@ class Checkpointer:
     def take(self, variables: Mapping[str, object], notes: dict[str, Any]) -> bool:
         """Begin a checkpoint of what variables lead to; training stands still.
 
+        The first time only room is made for it, in the background.
+
         Args:
             variables: By name, as ``capture.variables_of`` gives them.
             notes: Plain facts, for the manifest.
 
         Returns:
-            False if an earlier one is not done yet.
+            False if it has not begun: an earlier one, or making room, is not done yet.
+
+        Raises:
+            NotWritten: There will never be room for it.
         """
+        begun = time.perf_counter()
         if self.is_busy or self._is_over:
             self.counts.waited += 1
             return False
-        begun = time.perf_counter()
         captured = capture(variables)
+        memory = _memory(captured)
+        if not self._has_room(memory):
+            return False
         stops = self._num_torn >= _TIMES_TORN
         self.counts.stopped += stops
-        snapshot = self._snapshotter.take(_memory(captured), stops=stops)
+        snapshot = self._snapshotter.take(memory, stops=stops)
         with self._changed:
             self._job = _job(captured, snapshot, notes)
             self._changed.notify_all()
         self.stall = time.perf_counter() - begun
         return True
+
+    def _has_room(self, memory: Memory) -> bool:
+        """False while room is made: fresh pages are slow, and training would wait."""
+        small = sum(size for size in memory.sizes if size < SMALL)
+        needed = self._fresh or sum(memory.sizes)
+        staging = self._kept[0].staging
+        if staging.has(needed) and self._snapshotter.is_prepared(2 * small):
+            return True
+        available = _available_memory()
+        if needed > available * _PART_OF_MEMORY:
+            raise NotWritten(
+                f"A checkpoint needs {needed / 2**30:.1f} GiB of memory to be copied "
+                f"to, and of the {available / 2**30:.1f} GiB that are free it may take "
+                f"{_PART_OF_MEMORY:.0%}; this run goes on without checkpoints."
+            )
+        with self._changed:
+            self._job = _Room(staging, needed, 2 * small)
+            self._changed.notify_all()
+        return False
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the one that is under way is done; False at the timeout."""
@@ -169,6 +210,9 @@ class Checkpointer:
                 job = self._job
             if job is None:
                 return
+            if isinstance(job, _Room):
+                self._make_room(job)
+                continue
             done: Manifest | StoreError
             try:
                 done = self._finish(job)
@@ -180,9 +224,20 @@ class Checkpointer:
             job.snapshot.forget()
             self._count(job, done)
             del job
-            with self._changed:
-                self._job = None
-                self._changed.notify_all()
+            self._is_done()
+
+    def _make_room(self, room: _Room) -> None:
+        try:
+            room.staging.reserve(room.nbytes)
+            self._snapshotter.prepare(room.num_gathered)
+        except Exception:  # noqa: BLE001 - it is tried again
+            _log.warning("There is no memory for a checkpoint.", exc_info=True)
+        self._is_done()
+
+    def _is_done(self) -> None:
+        with self._changed:
+            self._job = None
+            self._changed.notify_all()
 
     def _count(self, job: _Job, done: Manifest | StoreError) -> None:
         if isinstance(done, Manifest):
@@ -217,6 +272,7 @@ class Checkpointer:
             job.snapshot.copy()
             data = kept.staging.data[: plan.layout.nbytes]
             manifest = self.store.publish(plan, data, self._contents(job))
+        self._fresh = plan.layout.nbytes
         kept.pack = plan.pack
         self.store.keep(plan.pack, data)
         return manifest
@@ -238,6 +294,15 @@ class Checkpointer:
             parent=self._parent,
             notes=job.notes,
         )
+
+
+def _available_memory() -> float:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return math.inf
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable")]
+    return int(found[0]) * 1024 if found else math.inf
 
 
 def _memory(captured: Captured) -> Memory:

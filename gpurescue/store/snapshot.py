@@ -114,6 +114,10 @@ class Snapshotter:
         found.watch()
         return found
 
+    def is_prepared(self, num_gathered: int) -> bool:
+        """True if there is room for what is going to be gathered."""
+        return self._gathered.has(num_gathered)
+
     def prepare(self, num_gathered: int) -> None:
         """Have room for what is going to be gathered: fresh memory is slow."""
         self._gathered.reserve(num_gathered)

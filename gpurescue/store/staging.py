@@ -24,9 +24,13 @@ class Staging:
         self.data = memoryview(b"")
         self._map: mmap.mmap | None = None
 
+    def has(self, nbytes: int) -> bool:
+        """True if there are at least so many bytes."""
+        return nbytes <= len(self.data)
+
     def reserve(self, nbytes: int) -> None:
         """Have at least so many bytes, all of them touched; what is in it may go."""
-        if nbytes <= len(self.data):
+        if self.has(nbytes):
             return
         self.data, self._map = memoryview(b""), None  # first: not both at a time
         # A tenth more: states grow by some small tensors when optimizers begin.

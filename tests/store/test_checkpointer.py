@@ -41,6 +41,12 @@ def objects_of(store: Store, id: str):
     return rebuild(reader.object(GRAPH), parts), reader
 
 
+def take(checkpointer: Checkpointer, variables, notes) -> None:
+    """Take one, whatever it waits for."""
+    while not checkpointer.take(variables, notes):
+        assert checkpointer.wait(30)
+
+
 class Training:
     """A small model that trains by every kind of optimizer that writes differently."""
 
@@ -73,9 +79,8 @@ def test_a_program_goes_on_from_each_of_its_checkpoints(
     for _ in range(12):
         training.step()
         if len(training.losses) % 3 == 0:
-            checkpointer.wait()
             step = len(training.losses)
-            assert checkpointer.take(training.variables(), {"step": step})
+            take(checkpointer, training.variables(), {"step": step})
     assert checkpointer.wait(30)
     assert [manifest.notes["step"] for manifest in done] == [3, 6, 9, 12]
     assert checkpointer.counts.published == 4
@@ -103,7 +108,7 @@ def test_a_step_beside_the_copy_changes_nothing_of_it(
     training.step()
     for _ in range(20):
         before = {k: v.clone() for k, v in training.net.state_dict().items()}
-        checkpointer.take(training.variables(), {})
+        take(checkpointer, training.variables(), {})
         training.step()
         checkpointer.wait()
         reader = Reader(store, done[-1])
@@ -117,7 +122,7 @@ def test_what_does_not_change_is_written_once(store, checkpointer, done) -> None
     moving = torch.nn.Parameter(torch.randn(20_000))
     for number in range(4):
         moving.data.fill_(number)
-        checkpointer.take({"frozen": frozen, "moving": moving}, {})
+        take(checkpointer, {"frozen": frozen, "moving": moving}, {})
         checkpointer.wait()
     added = [row.added for row in store.rows()]
     assert added[0] > 4_000_000
@@ -134,13 +139,13 @@ def test_one_at_a_time(store, checkpointer, monkeypatch) -> None:
         return publish(self, *given)
 
     monkeypatch.setattr(Store, "publish", slow)
-    assert checkpointer.take({"x": torch.ones(9)}, {})
+    take(checkpointer, {"x": torch.ones(9)}, {})
     holding.wait(30)
     assert not checkpointer.take({"x": torch.ones(9)}, {})
     go_on.set()
     assert checkpointer.wait(30)
-    assert checkpointer.take({"x": torch.ones(9)}, {})
     assert checkpointer.counts.waited == 1
+    take(checkpointer, {"x": torch.ones(9)}, {})
 
 
 def test_what_is_written_by_others_is_given_up_and_then_gathered(
@@ -151,7 +156,7 @@ def test_what_is_written_by_others_is_given_up_and_then_gathered(
     outcomes = []
     for _ in range(40):
         before = [t.clone() for t in tensors]
-        checkpointer.take({"tensors": tensors}, {})
+        take(checkpointer, {"tensors": tensors}, {})
         for tensor in chance.sample(tensors, 3):
             tensor.numpy()[:] += 1
         checkpointer.wait()
@@ -176,14 +181,14 @@ def test_a_full_disk_is_told_and_training_goes_on(
     training = Training()
     training.step()
     monkeypatch.setattr(os, "pwrite", full)
-    checkpointer.take(training.variables(), {})
+    take(checkpointer, training.variables(), {})
     training.step()
     checkpointer.wait()
     assert isinstance(done[-1], NotWritten)
     assert checkpointer.counts.failed == 1
     monkeypatch.setattr(os, "pwrite", write)
     assert store.rows() == []
-    checkpointer.take(training.variables(), {})
+    take(checkpointer, training.variables(), {})
     checkpointer.wait()
     assert len(store.rows()) == 1
     assert not store.verify()
@@ -191,7 +196,7 @@ def test_a_full_disk_is_told_and_training_goes_on(
 
 def test_the_newest_two_are_read_from_memory(store, checkpointer, done) -> None:
     for number in range(4):
-        checkpointer.take({"x": torch.full((30_000,), float(number))}, {})
+        take(checkpointer, {"x": torch.full((30_000,), float(number))}, {})
         checkpointer.wait()
     for pack in (store.path / "packs").iterdir():
         pack.unlink()
@@ -210,7 +215,7 @@ def test_a_run_has_one_writer(store, checkpointer) -> None:
 def test_the_end_waits_for_the_last_one(store) -> None:
     before = threading.active_count()
     one = Checkpointer(store, "f" * 16)
-    one.take({"x": torch.ones(100_000)}, {})
+    take(one, {"x": torch.ones(100_000)}, {})
     one.close()
     assert len(store.rows()) == 1
     assert threading.active_count() == before
@@ -218,6 +223,16 @@ def test_the_end_waits_for_the_last_one(store) -> None:
 
 
 def test_what_cannot_be_captured_is_named(store, checkpointer, done) -> None:
-    checkpointer.take({"trainer": {"lock": threading.Lock()}, "x": 1}, {})
+    take(checkpointer, {"trainer": {"lock": threading.Lock()}, "x": 1}, {})
     checkpointer.wait()
     assert done[0].lost == {"trainer['lock']": "lock"}
+
+
+def test_a_state_that_memory_cannot_hold_twice_is_refused(
+    store, checkpointer, monkeypatch
+) -> None:
+    monkeypatch.setattr(
+        "gpurescue.store.checkpointer._available_memory", lambda: 1_000_000
+    )
+    with pytest.raises(NotWritten, match=r"needs 0\.0 GiB.*goes on without"):
+        checkpointer.take({"x": torch.ones(100_000)}, {})
