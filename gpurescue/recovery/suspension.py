@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from types import FrameType, TracebackType
 from typing import Any
@@ -207,31 +208,49 @@ def held_frames(
 ) -> tuple[HeldFrame, ...]:
     """The user's guarded frames from ``frame`` out to ``base``."""
     found: list[HeldFrame] = []
-    replaced: set[FrameType] = set()
     seen_body = False
-    lasti = entry.tb_lasti if entry is not None else frame.f_lasti
+    for current in _guarded(frame, base):
+        is_body = frames.is_body(current)
+        if is_body and seen_body:
+            continue
+        lasti = current.f_lasti
+        if current is frame and entry is not None:
+            lasti = entry.tb_lasti
+        held = _hold(len(found), current, lasti)
+        if held is not None:
+            found.append(held)
+            seen_body = seen_body or is_body
+    return tuple(found)
+
+
+def _guarded(frame: FrameType, base: FrameType | None) -> Iterator[FrameType]:
+    """Guarded frames, innermost first, without those that a continuation stands for."""
+    replaced: set[FrameType] = set()
     current: FrameType | None = frame
     while current is not None and current is not base:
-        box = (
-            frames.hidden(current, remainder.BOX)
-            if frames.is_guarded(current)
-            else None
-        )
-        if isinstance(box, Continuation):
-            replaced.add(box.live.frame)
-        is_body = frames.is_body(current)
-        if (
-            frames.is_guarded(current)
-            and current not in replaced
-            and not (is_body and seen_body)
-        ):
-            held = _hold(len(found), current, lasti)
-            if held is not None:
-                found.append(held)
-                seen_body = seen_body or is_body
+        if frames.is_guarded(current):
+            box = frames.hidden(current, remainder.BOX)
+            if isinstance(box, Continuation):
+                replaced.add(box.live.frame)
+            if current not in replaced:
+                yield current
         current = current.f_back
-        lasti = current.f_lasti if current is not None else -1
-    return tuple(found)
+
+
+def variables(frame: FrameType) -> list[tuple[str, dict[str, Any]]]:
+    """The function and the variables of each of the user's frames, outermost first.
+
+    Without the cell's own, whose variables are the notebook's.
+
+    Args:
+        frame: The innermost of them, or one of ours that it has called.
+    """
+    found = [
+        (current.f_code.co_qualname, frames.read(current))
+        for current in _guarded(frame, None)
+        if not frames.is_body(current)
+    ]
+    return found[::-1]
 
 
 def _hold(index: int, frame: FrameType, lasti: int) -> HeldFrame | None:

@@ -1,0 +1,124 @@
+"""Checkpoints of a run at tops of its rounds, as often as their cost allows."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from gpurescue.errors import RescueError, StoreError, Torn
+from gpurescue.store.checkpointer import Checkpointer
+from gpurescue.store.format import Manifest
+from gpurescue.store.policy import Policy, Settings
+
+_log = logging.getLogger(__name__)
+_PAUSE = 0.5  # seconds between two looks; the policy compares rounds by them
+
+Reported = Callable[[Manifest | StoreError], None]
+
+
+class Regular:
+    """Takes checkpoints of one run; a ``Watcher`` of its clock.
+
+    The store is opened by another thread when the first one is due: a run that is over
+    before that leaves no folder behind.
+
+    Args:
+        opened: Makes the checkpointer, given what is to be told of each checkpoint.
+        settings: How often.
+        variables: What a run that stands in a frame consists of, by name.
+        notes: Plain facts about where the run is.
+
+    Attributes:
+        on_problem: Told once why there are no checkpoints, or no longer.
+    """
+
+    def __init__(
+        self,
+        opened: Callable[[Reported], Checkpointer],
+        settings: Settings,
+        *,
+        variables: Callable[[FrameType], dict[str, Any]],
+        notes: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        self.on_problem: Callable[[str], None] = _log.warning
+        self.checkpointer: Checkpointer | None = None
+        self.is_wanted = False
+        self._opened = opened
+        self._variables = variables
+        self._notes = notes
+        self._policy = Policy(settings, time.monotonic())
+        self._opening: threading.Thread | None = None
+        self._has_failed = False
+        self._is_told = False
+
+    def look(self, frame: FrameType, num_rounds: int) -> float:
+        """At the top of a round: take a checkpoint if one is due."""
+        now = time.monotonic()
+        self._policy.looked(now, num_rounds)
+        if self._has_failed:
+            return float("inf")
+        if self.is_wanted or self._policy.is_due(now):
+            self._take(frame, now)
+        return min(self._policy.seconds_left(now) or _PAUSE, _PAUSE)
+
+    def want(self) -> None:
+        """Take one at the next top of a round, whatever it costs."""
+        self.is_wanted = True
+
+    def close(self) -> None:
+        """Finish what is under way."""
+        if self._opening is not None:
+            self._opening.join()
+        if self.checkpointer is not None:
+            self.checkpointer.close()
+
+    def _take(self, frame: FrameType, now: float) -> None:
+        if self.checkpointer is None:
+            self._open()
+            return
+        if self.checkpointer.is_busy:
+            return
+        try:
+            has_begun = self.checkpointer.take(self._variables(frame), self._notes())
+        except StoreError as error:
+            self._fail(str(error))
+            return
+        if has_begun:
+            self.is_wanted = False
+            self._policy.began(now)
+            self._policy.stalled(self.checkpointer.stall)
+
+    def _open(self) -> None:
+        if self._opening is None:
+            self._opening = threading.Thread(
+                target=self._make, name="gpurescue-store", daemon=True
+            )
+            self._opening.start()
+
+    def _make(self) -> None:
+        try:
+            self.checkpointer = self._opened(self._done)
+        except RescueError as error:
+            self._fail(str(error))
+        except Exception as error:  # noqa: BLE001 - the run goes on without it
+            _log.warning("The store was not opened.", exc_info=True)
+            self._fail(str(error))
+
+    def _done(self, done: Manifest | StoreError) -> None:
+        """Called in the background."""
+        self._policy.ended(time.monotonic())
+        if isinstance(done, StoreError) and not isinstance(done, Torn):
+            self._tell(str(done))
+
+    def _fail(self, why: str) -> None:
+        self._has_failed = True
+        self._tell(why)
+
+    def _tell(self, why: str) -> None:
+        if not self._is_told:
+            self._is_told = True
+            self.on_problem(why)
