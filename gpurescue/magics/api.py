@@ -14,7 +14,12 @@ from gpurescue.recovery.suspension import HeldFrame, Suspension
 
 
 def resilient(
-    body: str, *, park: bool = False, fresh: bool = False, journal: bool = False
+    body: str,
+    *,
+    park: bool = False,
+    fresh: bool = False,
+    journal: bool = False,
+    budget: float | None = None,
 ) -> None:
     """``%%resilient``: run the source of a cell, and wait until it is parked or over.
 
@@ -23,13 +28,15 @@ def resilient(
         park: Wait for a person in any client.
         fresh: Abandon the parked run first.
         journal: Keep what ``--iteration`` needs of every round, whatever it costs.
+        budget: Percent of the run's time that checkpoints may cost; 0 to take none,
+            None as configured.
 
     Raises:
         Suspended: It is parked.
     """
     with in_one_sentence():
         front = extension.current()
-        options = Options(park=park, fresh=fresh, journal=journal)
+        options = Options(park=park, fresh=fresh, journal=journal, budget=budget)
         waiter = front.begin(textwrap.dedent(body), options)
         waiter.wait()
         front.settle(waiter.job)

@@ -15,6 +15,7 @@ from gpurescue.magics.awaiting import AwaitMagics
 from gpurescue.magics.commands import Commands
 from gpurescue.magics.front import Front
 from gpurescue.magics.guarding import CellGuard
+from gpurescue.magics.keeping import GpuRescue, Keeper
 from gpurescue.magics.look import LookMagics
 from gpurescue.magics.rendering import in_one_sentence
 from gpurescue.magics.resilient import ResilientMagics
@@ -80,7 +81,7 @@ class Extension:
         session = Session(shell.names, TorchRuntime())
         folders = Folders(shell.folders())
         modules = Modules(folders, lambda: session.alive is not None)
-        self.front = Front(shell, session, modules)
+        self.front = Front(shell, session, modules, self._keeper(shell))
         self._undo.callback(self.front.close)
         self._watch(session)
         self._undo.callback(compiling.show(plain.without_guards))
@@ -123,6 +124,11 @@ class Extension:
         self._refresh()
         self._undo.callback(self._ip.user_ns.pop, LOOP, None)
         self._undo.callback(self._ip.user_ns_hidden.pop, LOOP, None)
+
+    def _keeper(self, shell: Shell) -> Keeper:
+        settings = GpuRescue(parent=self._ip)
+        self._append(self._ip.configurables, settings)
+        return Keeper(shell, settings)
 
     def _guard_modules(self, modules: Modules) -> None:
         hook = Hook(modules)

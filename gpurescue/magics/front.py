@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 
 from gpurescue.events import Event, JobResumed, PatchApplied
-from gpurescue.magics import rendering, scripts
+from gpurescue.magics import keeping, rendering, scripts
 from gpurescue.magics.files import Files
+from gpurescue.magics.keeping import Keeper
 from gpurescue.magics.panels import Panels
 from gpurescue.magics.scripts import Script
 from gpurescue.magics.session import Job, Options, Session
@@ -25,11 +26,15 @@ _TAKEN = "Taken as an edit of the parked run: {} (%%resilient --fresh starts ove
 class Front:
     """Joins a session to a shell; one method for each command."""
 
-    def __init__(self, shell: Shell, session: Session, modules: Modules) -> None:
+    def __init__(
+        self, shell: Shell, session: Session, modules: Modules, keeper: Keeper
+    ) -> None:
         self.shell = shell
         self.session = session
         self.files = Files(shell, session, modules)
         session.prepare = self.files.begin
+        self.keeper = keeper
+        session.attach = self._attach
         self.panels = Panels(shell, self.label)
         self._parked: rendering.Parked | None = None
         self._line = "{}"
@@ -65,10 +70,21 @@ class Front:
         started = self.session.start(
             script,
             self.shell.output(),
+            options,
             parks=options.park or self.shell.can_ask(),
-            marks_all=options.journal,
         )
         return self._waiter(started)
+
+    def _attach(self, job: Job, budget: float | None) -> Callable[[], None]:
+        """Have checkpoints of a run taken."""
+        clock = job.run.clock
+        job.regular = self.keeper.regular(
+            keeping.of_frame(lambda: job.script.code, self.session.namespace),
+            lambda: {"where": str(clock), "versions": keeping.versions()},
+            budget,
+        )
+        clock.watcher = job.regular
+        return lambda: keeping.ended(job.regular)
 
     def _take_as_edit(self, job: Job, body: str) -> Waiter:
         try:

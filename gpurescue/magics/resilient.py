@@ -22,6 +22,7 @@ class ResilientMagics(Commands):
     @argument("--park", action="store_true", help="wait for a person in any client")
     @argument("--fresh", action="store_true", help="abandon the parked run, start over")
     @argument("--journal", action="store_true", help="keep what --iteration needs")
+    @argument("--budget", type=float, help="percent of time for checkpoints; 0 is none")
     @cell_magic
     def resilient(self, line: str, cell: str) -> None:
         """Run the cell in a thread of its own; when it raises, it is parked alive.

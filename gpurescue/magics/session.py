@@ -7,6 +7,7 @@ Each checks everything before it changes anything; a mistake leaves the run park
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import logging
 import threading
@@ -25,11 +26,13 @@ from gpurescue.recovery.plan import Action, Plan, Restart
 from gpurescue.recovery.suspension import Suspension
 from gpurescue.source import foreign, names
 from gpurescue.source.cells import Definition
+from gpurescue.store.regular import Regular
 
 _log = logging.getLogger(__name__)
 _PATIENCE = 10.0
 
 Bind = Callable[[], None]
+Attach = Callable[["Job", float | None], Callable[[], None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +43,13 @@ class Options:
         park: Wait for a person in any client.
         fresh: Abandon the parked run first.
         journal: Keep what ``--iteration`` needs of every round, whatever it costs.
+        budget: Percent of the run's time that checkpoints may cost; None as configured.
     """
 
     park: bool = False
     fresh: bool = False
     journal: bool = False
+    budget: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +79,7 @@ class Job:
         num_settled: How many of them were there when it was parked last.
         is_attached: True while a cell waits for it.
         skipped: Batches that were left out.
+        regular: Takes its checkpoints; None if nobody does.
     """
 
     run: Run
@@ -83,6 +89,7 @@ class Job:
     num_settled: int = 0
     is_attached: bool = False
     skipped: list[Skipped] = field(default_factory=list)
+    regular: Regular | None = None
 
     @property
     def is_alive(self) -> bool:
@@ -110,6 +117,8 @@ class Session:
 
     Attributes:
         prepare: Called before a run begins; told what it redefines is the run's.
+        attach: Called with the budget for checkpoints before a run begins; what it
+            gives is called once the run is over.
     """
 
     def __init__(
@@ -122,6 +131,7 @@ class Session:
         self.runtime = runtime
         self.bus = bus or Bus()
         self.prepare: Callable[[Redefinitions], None] = lambda redefinitions: None
+        self.attach: Attach = lambda job, budget: lambda: None
         self.job: Job | None = None
 
     # -- looking -------------------------------------------------------------------
@@ -180,16 +190,21 @@ class Session:
     # -- starting --------------------------------------------------------------------
 
     def start(
-        self, script: Script, bind: Bind, *, parks: bool, marks_all: bool = False
+        self, script: Script, bind: Bind, options: Options, *, parks: bool
     ) -> Job:
-        """Begin a run; the one before it must be over."""
+        """Begin a run; the one before it must be over.
+
+        Raises:
+            UsageError: An option makes no sense; nothing has begun.
+        """
+        ends = contextlib.ExitStack()
         hooks = Hooks(
             on_start=self.runtime.capture_modes(),
             on_failure=self.runtime.rollbacks,
             memory=self.runtime.memory,
-            journal=self.runtime.journal(keeps_parameters=marks_all),
-            marks_all=marks_all,
-            on_end=self.runtime.watch(foreign.held),
+            journal=self.runtime.journal(keeps_parameters=options.journal),
+            marks_all=options.journal,
+            on_end=ends.close,
         )
         redefinitions = Redefinitions()
         run = Run(
@@ -202,6 +217,8 @@ class Session:
         job = Job(run=run, script=script, bind=bind)
         hooks.on_wake = lambda: job.bind()
         redefinitions.subscribe(lambda old, new: self._patched(job, old, new))
+        ends.callback(self.attach(job, options.budget))
+        ends.callback(self.runtime.watch(foreign.held))
         self.prepare(redefinitions)
         self.job = job
         run.start()

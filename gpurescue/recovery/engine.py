@@ -110,7 +110,6 @@ class Run:
         if self.hooks.journal is not None:
             self.clock.marker = Marker(self.hooks.journal, body.namespace)
             self.clock.marks_all = self.hooks.marks_all
-        self.clock.watcher = self.hooks.watcher
         self.num_suspensions = 0
         self._changed = threading.Condition()
         self._command: tuple[Plan, Command] | None = None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
-from gpurescue.protocols import Journal, Rollback, Watcher
+from gpurescue.protocols import Journal, Rollback
 
 
 @dataclass(slots=True, kw_only=True)
@@ -20,7 +20,6 @@ class Hooks:
         memory: Bytes in use, by device; asked around an error for want of memory.
         journal: Reads what a round of a loop may change; None to mark no round.
         marks_all: True to mark every round, whatever it costs.
-        watcher: Sees the run at tops of rounds; None if nobody wants to.
         on_end: Once, when the run is over.
     """
 
@@ -32,5 +31,4 @@ class Hooks:
     memory: Callable[[], dict[str, int]] = dict
     journal: Journal | None = None
     marks_all: bool = False
-    watcher: Watcher | None = None
     on_end: Callable[[], None] = lambda: None

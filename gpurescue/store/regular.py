@@ -65,6 +65,11 @@ class Regular:
             self._take(frame, now)
         return min(self._policy.seconds_left(now) or _PAUSE, _PAUSE)
 
+    @property
+    def has_begun(self) -> bool:
+        """True once there is something to close."""
+        return self._opening is not None
+
     def want(self) -> None:
         """Take one at the next top of a round, whatever it costs."""
         self.is_wanted = True

@@ -1,0 +1,160 @@
+"""The store of checkpoints beside a notebook, and who fills it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import secrets
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from jupyter_core.paths import jupyter_data_dir
+from traitlets import Bool, Float, Unicode
+from traitlets.config import Configurable
+
+from gpurescue.magics.shell import Shell
+from gpurescue.recovery import suspension
+from gpurescue.state.capture import variables_of
+from gpurescue.store.checkpointer import Checkpointer
+from gpurescue.store.policy import Settings
+from gpurescue.store.regular import Regular, Reported
+from gpurescue.store.store import Store
+
+FOLDER = ".gpurescue"
+_KEY_BYTES = 32
+
+
+class GpuRescue(Configurable):
+    """Settings of gpurescue: ``%config GpuRescue``."""
+
+    checkpoints = Bool(True, help="take checkpoints of runs").tag(config=True)
+    budget = Float(
+        1.0, help="percent of a run's time that its checkpoints may cost"
+    ).tag(config=True)
+    seconds_between = Float(
+        10.0, help="seconds from one checkpoint to the next, at least"
+    ).tag(config=True)
+    hours_between_failures = Float(
+        None, allow_none=True, help="how often runs here fail or are preempted"
+    ).tag(config=True)
+    folder = Unicode(
+        "", help=f"where checkpoints are; {FOLDER} beside the notebook if empty"
+    ).tag(config=True)
+
+
+class Keeper:
+    """Opens the notebook's store, and has runs fill it.
+
+    Args:
+        shell: Says where the notebook is.
+        settings: What the user wants.
+    """
+
+    def __init__(self, shell: Shell, settings: GpuRescue) -> None:
+        self.shell = shell
+        self.settings = settings
+
+    @property
+    def path(self) -> Path:
+        """Where the store is, or will be."""
+        beside = Path(self.shell.folders()[-1]) / FOLDER
+        return Path(self.settings.folder) if self.settings.folder else beside
+
+    def store(self, *, create: bool = False) -> Store:
+        """The store.
+
+        Raises:
+            Refused: There is none, or not one of ours.
+        """
+        return Store(self.path, key=key(), create=create)
+
+    def regular(
+        self,
+        variables: Callable[[FrameType], dict[str, Any]],
+        notes: Callable[[], dict[str, Any]],
+        budget: float | None = None,
+    ) -> Regular | None:
+        """What takes checkpoints of a run that is about to begin; None for none.
+
+        Args:
+            variables: What the run consists of.
+            notes: Plain facts about where it is.
+            budget: Percent of its time that they may cost; as configured, if None.
+
+        Raises:
+            UsageError: The budget makes no sense.
+        """
+        percent = self.settings.budget if budget is None else budget
+        if not self.settings.checkpoints or percent == 0:
+            return None
+        hours = self.settings.hours_between_failures
+        settings = Settings(
+            budget=percent / 100,
+            min_interval=self.settings.seconds_between,
+            mtbf=None if hours is None else hours * 3600,
+        )
+        path, run = self.path, secrets.token_hex(8)
+
+        def opened(report: Reported) -> Checkpointer:
+            store = Store(path, key=key(), create=True)
+            return Checkpointer(store, run, on_done=report)
+
+        found = Regular(opened, settings, variables=variables, notes=notes)
+        found.on_problem = lambda why: self.shell.say(f"No checkpoints: {why}")
+        return found
+
+
+def ended(regular: Regular | None) -> None:
+    """A run is over: finish its last checkpoint, and keep nobody waiting for it.
+
+    Not a daemon: a kernel that is shut down, or a notebook that was executed, ends
+    when it is done.
+    """
+    if regular is not None and regular.has_begun:
+        name = "gpurescue-last-checkpoint"
+        threading.Thread(target=regular.close, name=name).start()
+
+
+def of_frame(
+    code: Callable[[], Any], namespace: dict[str, Any]
+) -> Callable[[FrameType], dict[str, Any]]:
+    """What a run consists of whose cell has this code, when it stands in a frame."""
+
+    def variables(frame: FrameType) -> dict[str, Any]:
+        return variables_of(code(), namespace, suspension.variables(frame))
+
+    return variables
+
+
+def versions() -> dict[str, str]:
+    """Those that a checkpoint depends on."""
+    torch = sys.modules.get("torch")
+    found = {"python": platform.python_version()}
+    return found if torch is None else {**found, "torch": str(torch.__version__)}
+
+
+def key() -> bytes:
+    """The user's own key, made when it is first asked for.
+
+    What it has signed may be unpickled. It is kept where Jupyter keeps the one that it
+    signs notebooks with.
+    """
+    folder = Path(jupyter_data_dir())
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = folder / "gpurescue_key"
+    with contextlib.suppress(FileExistsError):
+        made = folder / f".gpurescue_key-{secrets.token_hex(4)}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        if not path.exists():
+            with os.fdopen(os.open(made, flags, 0o600), "wb") as file:
+                file.write(secrets.token_bytes(_KEY_BYTES))
+            try:
+                os.link(made, path)  # whole, and only if nobody else was quicker
+            finally:
+                made.unlink()
+    return path.read_bytes()

@@ -1,0 +1,98 @@
+"""Checkpoints that a run in a real kernel takes by itself."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("torch")
+
+from gpurescue.store.reading import Reader
+from gpurescue.store.store import Store
+
+pytestmark = pytest.mark.kernel
+
+TRAINING = """
+import time, torch
+def make():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Linear(20, 300), torch.nn.BatchNorm1d(300), torch.nn.Linear(300, 5)
+    )
+    return net, torch.optim.AdamW(net.parameters(), fused=True)
+def train(net, optimizer, num_epochs):
+    losses = []
+    for epoch in range(num_epochs):
+        for i in range(20):
+            optimizer.zero_grad()
+            loss = net(torch.randn(16, 20)).square().mean()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            time.sleep(0.005)
+    return losses
+net, optimizer = make()
+"""
+
+
+@pytest.fixture
+def folder(notebook, tmp_path):
+    path = tmp_path / "kept"
+    assert notebook.run(f"%config GpuRescue.folder = {str(path)!r}").is_ok
+    for setting in ("seconds_between = 0.1", "checkpoints = True"):
+        assert notebook.run(f"%config GpuRescue.{setting}").is_ok
+    assert notebook.run(TRAINING).is_ok
+    return path
+
+
+def test_a_run_leaves_its_state_behind(notebook, folder) -> None:
+    cell = "%%resilient --budget 50\nlosses = train(net, optimizer, 12)\nprint('end')\n"
+    found = notebook.run(cell, timeout=120)
+    assert found.is_ok
+    assert found.stdout == "end\n"
+    plain = notebook.run(
+        "before = net.state_dict(), losses\nnet, optimizer = make()\n"
+        "losses = train(net, optimizer, 12)\n"
+        "losses == before[1] and all(map(torch.equal, net.state_dict().values(), "
+        "before[0].values()))",
+        timeout=120,
+    )
+    assert plain.value == "True"
+    notebook.run(
+        "import threading\n[t.join() for t in threading.enumerate() "
+        "if t.name == 'gpurescue-last-checkpoint']"
+    )
+    store = Store(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    rows = store.rows()
+    assert len(rows) > 1
+    assert not store.verify()
+    manifest, is_signed = store.manifest(rows[-1].id)
+    assert not is_signed  # nobody has the key but the user
+    assert manifest.notes["where"].startswith("epoch ")
+    assert manifest.lost == {}
+    names = set(manifest.tensors)
+    assert {"net.0.weight", "optimizer.net.0.weight.exp_avg"} <= names
+    assert Reader(store, manifest).tensor("net.0.weight").shape == (300, 20)
+
+
+@pytest.mark.parametrize("option", ["--budget 0", ""])
+def test_none_are_taken_if_nobody_wants_them(notebook, folder, option) -> None:
+    if not option:
+        notebook.run("%config GpuRescue.checkpoints = False")
+    cell = f"%%resilient {option}\nlosses = train(net, optimizer, 8)\n"
+    assert notebook.run(cell, timeout=120).is_ok
+    assert not folder.exists()
+
+
+def test_a_budget_that_makes_no_sense_is_refused(notebook, folder) -> None:
+    found = notebook.run("%%resilient --budget 300\nprint('ran')\n")
+    assert found.error == "UsageError"
+    assert found.stdout == ""
+    assert "3.0 is no part of the run's time" in found.traceback
+
+
+def test_a_folder_that_cannot_be_written_is_told_once(notebook, folder) -> None:
+    folder.write_text("a file is in the way")
+    found = notebook.run("%%resilient --budget 50\nlosses = train(net, optimizer, 8)\n")
+    assert found.is_ok
+    assert found.stdout.count("No checkpoints: ") == 1
