@@ -11,6 +11,7 @@ import errno
 import os
 import secrets
 import stat
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -51,6 +52,7 @@ class Folder:
             self.descriptor = os.open(path, flags, dir_fd=at)
         except OSError as error:
             raise Refused(f"{self.name} is no folder: {error.strerror}.") from error
+        self._close = weakref.finalize(self, os.close, self.descriptor)
         owner = os.fstat(self.descriptor).st_uid
         if owner not in {os.getuid(), 0}:
             self.close()
@@ -58,7 +60,7 @@ class Folder:
 
     def close(self) -> None:
         """Give the folder back."""
-        os.close(self.descriptor)
+        self._close()
 
     def names(self) -> list[str]:
         """What is in it, sorted."""

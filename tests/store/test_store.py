@@ -180,3 +180,15 @@ def test_a_folder_that_is_no_store(tmp_path):
     (tmp_path / "real" / "packs").symlink_to(tmp_path / "packs")
     with pytest.raises(Refused, match="packs"):
         Store(tmp_path / "real")
+
+
+def test_stores_that_nobody_has_any_more_hold_no_files_open(tmp_path):
+    import gc
+
+    Store(tmp_path / "s", create=True)
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        saving.save(Store(tmp_path / "s"), {"x": os.urandom(9)})
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= before

@@ -1,0 +1,314 @@
+"""What a checkpoint of 124 M parameters with Adam costs the training beside it.
+
+    python tests/bench/stalls.py [--quick]
+
+Each way of saving is used in turn, in rotated order, at the boundary behind a training
+step; training goes on at once. Of each: for how long training stood still, when all
+was durable, and, in another phase with no training beside it, the CPU time of the
+process. ``memcpy`` (into memory that was touched before) and ``O_DIRECT`` (a write of
+the same bytes from there, with ``fsync``, beside the same training) are the limits that
+ratios are to. Our digests, and the proof of every copy, are included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from gpurescue.state.named import named
+from gpurescue.store import packs
+from gpurescue.store.checkpointer import Checkpointer
+from gpurescue.store.staging import Staging
+from gpurescue.store.store import Store
+
+warnings.filterwarnings("ignore", category=UserWarning)
+RUN = "0123456789abcdef"
+WIDTH, NUM_TOKENS = 768, 50257
+
+
+class Block(torch.nn.Module):
+    """A block of GPT-2."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = torch.nn.LayerNorm(width), torch.nn.LayerNorm(width)
+        self.qkv = torch.nn.Linear(width, 3 * width)
+        self.out = torch.nn.Linear(width, width)
+        self.up = torch.nn.Linear(width, 4 * width)
+        self.down = torch.nn.Linear(4 * width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, length, width = x.shape
+        split = self.qkv(self.norm1(x)).view(batch, length, 3, 12, width // 12)
+        q, k, v = split.permute(2, 0, 3, 1, 4)
+        found = torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, is_causal=True
+        )
+        x = x + self.out(found.transpose(1, 2).reshape(batch, length, width))
+        return x + self.down(torch.nn.functional.gelu(self.up(self.norm2(x))))
+
+
+class Gpt(torch.nn.Module):
+    """GPT-2, with 124 M parameters if it has 12 blocks."""
+
+    def __init__(self, num_blocks: int = 12) -> None:
+        super().__init__()
+        self.tokens = torch.nn.Embedding(NUM_TOKENS, WIDTH)
+        self.places = torch.nn.Embedding(1024, WIDTH)
+        self.blocks = torch.nn.ModuleList(Block(WIDTH) for _ in range(num_blocks))
+        self.norm = torch.nn.LayerNorm(WIDTH)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.tokens(ids) + self.places.weight[: ids.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x) @ self.tokens.weight.t()
+
+
+class Training:
+    """A run of the model, with a step that is longer than a copy of its state."""
+
+    def __init__(self, num_blocks: int, length: int = 128) -> None:
+        torch.manual_seed(0)
+        self.model = Gpt(num_blocks)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), fused=True)
+        self._ids = torch.randint(0, NUM_TOKENS, (1, length + 1))
+
+    def step(self) -> None:
+        """One step."""
+        self.optimizer.zero_grad()
+        logits = self.model(self._ids[:, :-1])
+        loss = torch.nn.functional.cross_entropy(logits[0], self._ids[0, 1:])
+        loss.backward()
+        self.optimizer.step()
+
+    def state(self) -> dict[str, Any]:
+        """As ``state_dict`` gives it."""
+        return {"model": self.model.state_dict(), "optim": self.optimizer.state_dict()}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All of it, by name."""
+        return named({"model": self.model, "optimizer": self.optimizer})
+
+
+class Ways:
+    """Ways to save: each gives what waits until all is durable."""
+
+    def __init__(self, training: Training, folder: Path) -> None:
+        self.training = training
+        self.folder = folder
+        tensors = training.tensors().values()
+        self._sources = [(t.data_ptr(), t.nbytes) for t in tensors]
+        self.nbytes = sum(size for _, size in self._sources)
+        self._staging = Staging()
+        self._staging.reserve(self.nbytes + 2**20)
+        self._number = 0
+        self.checkpointer: Checkpointer | None = None
+
+    def path(self) -> Path:
+        """One that is new."""
+        self._number += 1
+        return self.folder / str(self._number)
+
+    def ours(self) -> Callable[[], None]:
+        """A ``Checkpointer``, with digests taken and every copy proved."""
+        if self.checkpointer is None:
+            store = Store(self.folder / "store", create=True)
+            self.checkpointer = Checkpointer(store, RUN)
+        variables = {"model": self.training.model, "optimizer": self.training.optimizer}
+        while not self.checkpointer.take(variables, {}):
+            self.checkpointer.wait()
+        found = self.checkpointer
+        return lambda: (found.wait(), None)[1]
+
+    def memcpy(self) -> Callable[[], None]:
+        """The limit for what copies before it returns."""
+        to = self._staging.address
+        for address, nbytes in self._sources:
+            ctypes.memmove(to, address, nbytes)
+            to += nbytes
+        return lambda: None
+
+    def o_direct(self) -> Callable[[], None]:
+        """The limit for what is durable at all; it stops nobody."""
+        path = self.path()
+        size = self.nbytes // 4096 * 4096
+
+        def write() -> None:
+            file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_DIRECT, 0o600)
+            for start in range(0, size, packs.PIECE):
+                end = min(start + packs.PIECE, size)
+                os.pwrite(file, self._staging.data[start:end], start)
+            os.fsync(file)
+            os.close(file)
+
+        return _in_thread(write)
+
+    def torch_save(self) -> Callable[[], None]:
+        """``torch.save``, with an ``fsync`` behind it."""
+        path = self.path()
+        torch.save(self.training.state(), path)
+        return lambda: _sync(path)
+
+    def safetensors(self) -> Callable[[], None]:
+        """``safetensors.torch.save_file``, with an ``fsync`` behind it."""
+        from safetensors.torch import save_file
+
+        path = self.path()
+        save_file({k: t.detach() for k, t in self.training.tensors().items()}, path)
+        return lambda: _sync(path)
+
+    def dcp_save(self) -> Callable[[], None]:
+        """``torch.distributed.checkpoint.save``."""
+        dcp.save(self.training.state(), checkpoint_id=self.path(), no_dist=True)
+        return lambda: None
+
+    def dcp_async(self) -> Callable[[], None]:
+        """``torch.distributed.checkpoint.async_save``."""
+        found = dcp.async_save(
+            self.training.state(), checkpoint_id=self.path(), no_dist=True
+        )
+        return lambda: (found.result(), None)[1]
+
+    def clean(self) -> None:
+        """Remove what the others have written."""
+        for path in self.folder.iterdir():
+            if path.name != "store":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if self.checkpointer is not None:
+            store = self.checkpointer.store
+            store.remove([row.id for row in store.rows()])
+            store.gc(grace=0.0)
+
+    def close(self) -> None:
+        """End our threads."""
+        if self.checkpointer is not None:
+            self.checkpointer.close()
+
+
+def _in_thread(work: Callable[[], None]) -> Callable[[], None]:
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread.join
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    os.fsync(file)
+    os.close(file)
+
+
+LABELS = (
+    "memcpy",
+    "o_direct",
+    "ours",
+    "torch_save",
+    "safetensors",
+    "dcp_save",
+    "dcp_async",
+)
+PEERS = LABELS[3:]
+
+
+def saved(ways: Ways, label: str, *, trains: bool) -> dict[str, float]:
+    """Save once, with training going on beside it or with nothing else."""
+    cpu, begun = time.process_time(), time.perf_counter()
+    wait = getattr(ways, label)()
+    stalled = time.perf_counter()
+    done: list[float] = []
+
+    def durable() -> None:
+        wait()
+        done.append(time.perf_counter())
+
+    waiter = threading.Thread(target=durable)
+    waiter.start()
+    while trains and not done:
+        ways.training.step()
+    waiter.join()
+    return {
+        "stall": stalled - begun,
+        "durable": done[0] - begun,
+        "cpu": time.process_time() - cpu,
+    }
+
+
+def measured(num_blocks: int, num_rounds: int) -> dict[str, dict[str, float]]:
+    """Medians for each way; ``cpu`` from rounds without training."""
+    training = Training(num_blocks)
+    training.step()
+    rows: dict[str, list[dict[str, float]]] = {label: [] for label in LABELS}
+    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
+        ways = Ways(training, Path(folder))
+        for trains in (True, False):
+            for number in range(-2, num_rounds):  # the first two: what is done once
+                first = number % len(LABELS)
+                for label in LABELS[first:] + LABELS[:first]:
+                    training.step()
+                    found = saved(ways, label, trains=trains)
+                    if number >= 0:
+                        rows[label].append({**found, "trains": trains})
+                    ways.clean()
+        ways.close()
+    return {label: _medians(found) for label, found in rows.items()}
+
+
+def _medians(rows: list[dict[str, float]]) -> dict[str, float]:
+    beside = [row for row in rows if row["trains"]]
+    alone = [row for row in rows if not row["trains"]]
+    return {
+        "stall": statistics.median(row["stall"] for row in beside),
+        "durable": statistics.median(row["durable"] for row in beside),
+        "durable_alone": statistics.median(row["durable"] for row in alone),
+        "cpu": statistics.median(row["cpu"] for row in alone),
+    }
+
+
+def figures(quick: bool) -> dict[str, Any]:
+    """Ratios to the limits, and the rows themselves."""
+    found = measured(2 if quick else 12, 2 if quick else 5)
+    ours, copy, write = found["ours"], found["memcpy"], found["o_direct"]
+    return {
+        "stall_memcpy": ours["stall"] / copy["stall"],
+        "durable_odirect": ours["durable"] / write["durable"],
+        "cpu_s": ours["cpu"],
+        "peers": {
+            label: {
+                "stall_memcpy": found[label]["stall"] / copy["stall"],
+                "durable_odirect": found[label]["durable"] / write["durable"],
+                "cpu_s": found[label]["cpu"],
+            }
+            for label in PEERS
+        },
+        "rows": found,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--quick", action="store_true", help="a smaller state")
+    found = figures(parser.parse_args().quick)
+    for label, row in found["rows"].items():
+        print(f"{label:12}", *(f"{name} {value:8.3f}" for name, value in row.items()))
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
