@@ -131,6 +131,19 @@ class Catalog:
                 "DELETE FROM chunks WHERE pack = ?", [(one,) for one in packs]
             )
 
+    def move(self, pack: str, chunks: Iterable[Chunk]) -> None:
+        """Forget a pack: what is needed of it is in others.
+
+        Raises:
+            NotWritten: The disk is full, or broken.
+        """
+        text = "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?)"
+        with self._writing() as found:
+            found.execute("DELETE FROM chunks WHERE pack = ?", (pack,))
+            found.executemany(
+                text, [(c.digest, c.nbytes, c.pack, c.offset) for c in chunks]
+            )
+
     def rows(self, run: str | None = None) -> list[Row]:
         """All checkpoints, or those of a run, oldest first."""
         text = "SELECT * FROM checkpoints WHERE run = ? OR ? ORDER BY created, number"

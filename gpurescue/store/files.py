@@ -103,12 +103,16 @@ class Folder:
             except OSError as error:
                 raise Damaged(f"{self.name}/{name}: {error.strerror}.") from error
 
-    def publish(self, name: str, write: Callable[[int], None]) -> None:
+    def publish(
+        self, name: str, write: Callable[[int], None], *, replaces: bool = False
+    ) -> None:
         """Write a file that is there whole, and durable, or not at all.
 
         Args:
             name: Its name, which no other file has.
             write: Writes to the descriptor that it is given.
+            replaces: True if another file may have that name, which this one can stand
+                in for. If it fails, one of the two is there.
 
         Raises:
             NotWritten: The disk is full, broken, or cannot be written to.
@@ -125,7 +129,8 @@ class Folder:
                     os.close(file)
                 at = self.descriptor
                 os.rename(temporary, name, src_dir_fd=at, dst_dir_fd=at)
-                temporary = name  # visible, but not known to last: taken back then
+                if not replaces:
+                    temporary = name  # visible, not known to last: taken back then
                 os.fsync(self.descriptor)
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -137,10 +142,19 @@ class Folder:
         with writing(f"{self.name}/{name}"), contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self.descriptor)
 
+    def about(self, name: str) -> os.stat_result:
+        """Its size and times; of a link, those of the link itself."""
+        return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+
+    def touch(self, name: str) -> None:
+        """Have a file look as if it had been written now."""
+        with writing(f"{self.name}/{name}"):
+            os.utime(name, dir_fd=self.descriptor, follow_symlinks=False)
+
     def has(self, name: str) -> bool:
         """True if something of that name is in it."""
         try:
-            os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+            self.about(name)
         except FileNotFoundError:
             return False
         return True

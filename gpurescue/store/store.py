@@ -14,16 +14,19 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from gpurescue.errors import Damaged, Locked, Refused, StoreError, UsageError
-from gpurescue.store import format, packs
+from gpurescue.store import format, packs, rewriting
 from gpurescue.store.catalog import Catalog, Row
 from gpurescue.store.files import UNFINISHED, Folder, write_all, writing
 from gpurescue.store.format import Chunk, Manifest, Storage, Tensor
 from gpurescue.store.layout import Layout, lay_out
+from gpurescue.store.rewriting import Usage
 
 _log = logging.getLogger(__name__)
 
@@ -305,30 +308,75 @@ class Store:
     def gc(self, *, dry_run: bool = False, grace: float = _GRACE) -> dict[str, int]:
         """Remove packs that no checkpoint needs, and what crashes have left.
 
+        Packs of which little is needed are rewritten; see ``rewriting``.
+
         Args:
             dry_run: True to only say what would go.
             grace: Seconds for which what nobody refers to is left alone.
 
         Returns:
-            The size in bytes of what goes, by name.
+            The size in bytes of what goes, by name; of a pack that is rewritten, what
+            there will be less when it goes, by the first ``gc`` after the grace.
 
         Raises:
             Damaged: A manifest cannot be read: what it needs is not known.
             Locked: A checkpoint is being written.
+            NotWritten: The disk is too full to rewrite a pack; what goes has gone.
         """
+        before = time.time() - grace
         kind = fcntl.LOCK_SH if dry_run else fcntl.LOCK_EX
         with self._locked("gc", kind, "The store"):
-            needed = {c.pack for id in self._ids() for c in self.manifest(id)[0].chunks}
-            going = dict(self._garbage(needed, time.time() - grace))
+            usage = Usage(self.manifest(id) for id in self._ids())
+            going = dict(self._garbage(usage.chunks.keys(), before))
             if not dry_run:
                 names = [name.removesuffix(packs.SUFFIX) for _, name in going]
                 self._catalog.remove((), names)
                 for folder, name in going:
                     folder.remove(name)
-        return {f"{folder.name}/{name}": size for (folder, name), size in going.items()}
+        found = {
+            f"{folder.name}/{name}": size for (folder, name), size in going.items()
+        }
+        # Nothing is removed from here on: others may write while this takes its time.
+        with self._locked("gc", fcntl.LOCK_SH, "The store"):
+            sizes = rewriting.sizes(self._packs, before) if self._key else {}
+            for name, nbytes in usage.sparse(sizes).items():
+                if dry_run or self._rewrite(name, usage):
+                    found[f"{self._packs.name}/{name}{packs.SUFFIX}"] = nbytes
+        return found
+
+    def _rewrite(self, pack: str, usage: Usage) -> bool:
+        """Copy what is needed of a pack; False if it is damaged, and stays."""
+        names = iter(lambda: secrets.token_hex(16), "")
+        try:
+            moved = rewriting.copy(self._packs, usage.chunks[pack], names)
+        except Damaged:
+            _log.warning("A pack could not be rewritten.", exc_info=True)
+            return False
+        self._packs.touch(pack + packs.SUFFIX)  # its grace begins
+        for id in sorted(usage.users[pack]):
+            with contextlib.suppress(Damaged):  # removed meanwhile
+                self._point_to(id, moved)
+        self._catalog.move(pack, moved.values())
+        return True
+
+    def _point_to(self, id: str, moved: dict[Chunk, Chunk]) -> None:
+        """Write a manifest again whose chunks are somewhere else now.
+
+        One that another process removes in this moment may come back, whole.
+        """
+        manifest, is_signed = self.manifest(id)
+        if not is_signed:  # exchanged meanwhile; it names the old pack, which stays
+            return
+        chunks = tuple(moved.get(chunk, chunk) for chunk in manifest.chunks)
+        manifest = msgspec.structs.replace(manifest, chunks=chunks)
+        format.check(manifest)
+        text = format.encode(manifest, self._key)
+        self._manifests.publish(
+            id + _MANIFEST, lambda file: write_all(file, text), replaces=True
+        )
 
     def _garbage(
-        self, needed: set[str], before: float
+        self, needed: Collection[str], before: float
     ) -> Iterator[tuple[tuple[Folder, str], int]]:
         for folder in (self._packs, self._manifests, self._root):
             for name in folder.names():
@@ -336,7 +384,10 @@ class Store:
                 is_needed = name.removesuffix(packs.SUFFIX) in needed
                 if not (name.startswith(UNFINISHED) or (is_pack and not is_needed)):
                     continue
-                found = os.stat(name, dir_fd=folder.descriptor, follow_symlinks=False)
+                try:
+                    found = folder.about(name)
+                except FileNotFoundError:  # of a writer, and finished meanwhile
+                    continue
                 if found.st_mtime <= before:
                     yield (folder, name), found.st_size
 
