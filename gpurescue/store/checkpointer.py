@@ -17,15 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpurescue.errors import NotWritten, StoreError, Torn
+from gpurescue.errors import Locked, NotWritten, StoreError, Torn
 from gpurescue.state.capture import Captured, capture
 from gpurescue.store.format import Manifest, Storage, Tensor
 from gpurescue.store.layout import SMALL
 from gpurescue.store.packs import digest_of
 from gpurescue.store.reading import described
+from gpurescue.store.retention import Rules
 from gpurescue.store.snapshot import Memory, Snapshot, Snapshotter
 from gpurescue.store.staging import Staging
 from gpurescue.store.store import Contents, Plan, Store
+from gpurescue.store.tidying import tidy
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ GRAPH, STREAMS = "graph", "streams"  # objects of a checkpoint
 BUFFERS = "num_buffers"  # note: so many of the last storages are memory of arrays
 _PATIENCE = 60.0  # seconds that a run that is over waits for its last checkpoint
 _PART_OF_MEMORY = 0.25  # of what is free, for one of the copies
+_RULES = Rules()
 _TIMES_TORN = 2  # in a row: then training stands still for the copy
 
 
@@ -81,14 +84,31 @@ class _Room:
     num_gathered: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keeping:
+    """What is kept of a run.
+
+    Attributes:
+        parent: The checkpoint that the run has gone on from.
+        num_in_memory: How many of the newest stay in memory as well; at least 1.
+        rules: Which checkpoints stay on the disk.
+    """
+
+    parent: str | None = None
+    num_in_memory: int = 2
+    rules: Rules = _RULES
+
+
+_KEEPING = Keeping()
+
+
 class Checkpointer:
     """Takes checkpoints of one run.
 
     Args:
         store: Where they go.
         run: The run's id; nobody else writes its checkpoints.
-        parent: The checkpoint that the run has gone on from.
-        num_kept: How many of the newest stay in memory as well; at least 1.
+        keeping: What is kept of it.
         on_done: Called in the background thread with what was published, or with why
             it was not.
 
@@ -102,8 +122,7 @@ class Checkpointer:
         store: Store,
         run: str,
         *,
-        parent: str | None = None,
-        num_kept: int = 2,
+        keeping: Keeping = _KEEPING,
         on_done: Callable[[Manifest | StoreError], None] = lambda done: None,
     ) -> None:
         self.store = store
@@ -111,11 +130,13 @@ class Checkpointer:
         self.counts = Counts()
         self.stall = 0.0
         self._on_done = on_done
+        self._keeping = keeping
         self._snapshotter = Snapshotter()
-        self._kept = deque(_Kept(Staging()) for _ in range(num_kept))  # oldest first
+        self._kept = deque(
+            _Kept(Staging()) for _ in range(keeping.num_in_memory)
+        )  # oldest first
         self._num_torn = 0
         self._fresh = 0  # bytes of the last pack: the next one is much like it
-        self._parent = parent
         self._changed = threading.Condition()
         self._job: _Job | _Room | None = None
         self._is_over = False
@@ -224,7 +245,16 @@ class Checkpointer:
             job.snapshot.forget()
             self._count(job, done)
             del job
+            self._tidy()
             self._is_done()
+
+    def _tidy(self) -> None:
+        try:
+            tidy(self.store, self.run, self._keeping.rules)
+        except Locked:  # another process does: the next time
+            return
+        except StoreError:
+            _log.warning("Old checkpoints were not removed.", exc_info=True)
 
     def _make_room(self, room: _Room) -> None:
         try:
@@ -263,8 +293,7 @@ class Checkpointer:
         """
         keys = job.snapshot.keys
         keys += [(digest_of(text), len(text)) for text in job.texts.values()]
-        self._kept.rotate(-1)
-        kept = self._kept[-1]
+        kept = self._kept[0]
         self._let_go(kept)
         with self.store.plan(keys) as plan:
             kept.staging.reserve(plan.layout.nbytes)
@@ -273,6 +302,7 @@ class Checkpointer:
             data = kept.staging.data[: plan.layout.nbytes]
             manifest = self.store.publish(plan, data, self._contents(job))
         self._fresh = plan.layout.nbytes
+        self._kept.rotate(-1)
         kept.pack = plan.pack
         self.store.keep(plan.pack, data)
         return manifest
@@ -291,7 +321,7 @@ class Checkpointer:
             tensors=job.tensors,
             objects={n: len(snapshot.chunks) + i for i, n in enumerate(job.texts)},
             lost=job.lost,
-            parent=self._parent,
+            parent=self._keeping.parent,
             notes=job.notes,
         )
 

@@ -236,3 +236,14 @@ def test_a_state_that_memory_cannot_hold_twice_is_refused(
     )
     with pytest.raises(NotWritten, match=r"needs 0\.0 GiB.*goes on without"):
         checkpointer.take({"x": torch.ones(100_000)}, {})
+
+
+def test_old_checkpoints_go_as_new_ones_come(store, checkpointer, done) -> None:
+    for number in range(40):
+        take(checkpointer, {"x": torch.full((30_000,), float(number))}, {})
+    assert checkpointer.wait(30)
+    assert checkpointer.counts.published == 40
+    left = [row.number for row in store.rows()]
+    assert {1, 38, 39, 40} <= set(left)
+    assert len(left) < 30
+    assert not store.verify()
