@@ -6,6 +6,7 @@ from typing import Any
 
 from gpurescue.store import packs
 from gpurescue.store.format import Manifest, Storage, Tensor
+from gpurescue.store.reading import described
 from gpurescue.store.store import Contents, Store
 
 RUN = "0123456789abcdef"
@@ -37,3 +38,32 @@ def load(store: Store, id: str) -> dict[str, bytes]:
         chunk = manifest.chunks[manifest.storages[tensor.storage].chunk]
         found[name] = bytes(opened[chunk.pack].read(chunk))
     return found
+
+
+def raw_bytes(storage: Any) -> bytes:
+    """What is in an untyped storage of torch; ``bytes`` goes over it one by one."""
+    import torch
+
+    return torch.empty(0, dtype=torch.uint8).set_(storage).numpy().tobytes()
+
+
+def save_tensors(store: Store, tensors: dict[str, Any], **further: Any) -> Manifest:
+    """Save tensors of torch; each storage is a chunk."""
+    distinct = {t.untyped_storage()._cdata: t for t in tensors.values()}
+    numbers = {key: number for number, key in enumerate(distinct)}
+    raw = [raw_bytes(t.untyped_storage()) for t in distinct.values()]
+    keys = [(packs.digest_of(value), len(value)) for value in raw]
+    with store.plan(keys) as plan:
+        data = packs.buffer(plan.layout.nbytes)
+        for n, offset in zip(plan.fresh, plan.layout.offsets, strict=True):
+            data[offset : offset + len(raw[n])] = raw[n]
+        contents = Contents(
+            run=RUN,
+            storages=tuple(Storage(n, 0, len(value)) for n, value in enumerate(raw)),
+            tensors={
+                name: described(t, numbers[t.untyped_storage()._cdata])
+                for name, t in tensors.items()
+            },
+            **further,
+        )
+        return store.publish(plan, data, contents)
