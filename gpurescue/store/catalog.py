@@ -10,11 +10,13 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+import msgspec
+
 from gpurescue.errors import Locked, NotWritten
-from gpurescue.store.format import Chunk, Manifest
+from gpurescue.store.format import Chunk, Identity, Manifest, Natural, Time
 
 NAME = "catalog.sqlite"
 VERSION = 1
@@ -45,14 +47,14 @@ class Row:
         num_tensors: How many tensors it has.
     """
 
-    id: str
-    run: str
-    number: int
-    parent: str | None
-    created: float
-    nbytes: int
-    added: int
-    num_tensors: int
+    id: Identity
+    run: Identity
+    number: Natural
+    parent: Identity | None
+    created: Time
+    nbytes: Natural
+    added: Natural
+    num_tensors: Natural
 
 
 class Catalog:
@@ -145,11 +147,20 @@ class Catalog:
             )
 
     def rows(self, run: str | None = None) -> list[Row]:
-        """All checkpoints, or those of a run, oldest first."""
+        """All checkpoints, or those of a run, oldest first.
+
+        Empty, as is the catalogue then, if one of them is not as we write them.
+        """
         text = "SELECT * FROM checkpoints WHERE run = ? OR ? ORDER BY created, number"
         with self._connected() as found:
             rows = found.execute(text, (run, run is None)).fetchall()
-        return [Row(*row) for row in rows]
+        names = [field.name for field in fields(Row)]
+        try:
+            made = [dict(zip(names, row, strict=True)) for row in rows]
+            return msgspec.convert(made, list[Row])
+        except msgspec.ValidationError:  # by somebody else; tables take any type
+            self._make()
+            return []
 
     def places(self, keys: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Chunk]:
         """Where chunks are, by digest and size; those that are new are left out."""

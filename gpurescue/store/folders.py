@@ -17,7 +17,14 @@ from typing import Any
 
 from gpurescue.errors import Refused
 from gpurescue.store import inert
-from gpurescue.store.foreign import Found, Piece, is_tensor, load_plain, plain_tensor
+from gpurescue.store.foreign import (
+    Found,
+    Piece,
+    is_tensor,
+    leaves,
+    load_plain,
+    plain_tensor,
+)
 from gpurescue.store.format import DTYPES, LIMIT, Tensor
 from gpurescue.store.inert import METADATA
 
@@ -84,12 +91,14 @@ class _Folder:
 
     def add_value(self, found: Found, name: str) -> None:
         """Something that is no tensor; what needs unpickling is noted as lost."""
+        blob = self._blob(name, ())
         try:
-            value = self._load(self._blob(name, ()))
+            values = list(leaves(self._load(blob), name))
         except Refused:
             found.lost[name] = "pickled object"
             return
-        found.add_value(name, value)
+        for inner, value in values:
+            found.add_value(inner, value)
 
     def add_tensor(self, found: Found, name: str, about: dict[str, Any]) -> None:
         """A tensor, in however many chunks."""

@@ -130,7 +130,7 @@ def read_torch(path: Path) -> Found:
     """
     found = Found()
     numbers: dict[int, int] = {}
-    for name, value in _leaves(load_plain(path, mmap=True)):
+    for name, value in leaves(load_plain(path, mmap=True)):
         if not is_tensor(value):
             found.add_value(name, value)
             continue
@@ -189,9 +189,17 @@ def plain_tensor(name: str, value: Any) -> Any:
     return value.detach().resolve_conj().resolve_neg()
 
 
-def _leaves(root: Any) -> Iterator[tuple[str, Any]]:
-    """Values of nested dicts and lists, by names such as ``model.fc.weight``."""
-    waiting: list[tuple[str, Any, int]] = [("", root, 0)]
+def leaves(root: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Values of nested dicts and lists, by names such as ``model.fc.weight``.
+
+    Args:
+        root: Where to begin.
+        name: What that is called; empty to leave it out of the names.
+
+    Raises:
+        Refused: They are nested without end.
+    """
+    waiting: list[tuple[str, Any, int]] = [(name, root, 0)]
     for _ in range(_MOST):
         if not waiting:
             return

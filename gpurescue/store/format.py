@@ -24,6 +24,7 @@ ID = re.compile("[0-9a-f]{8,32}")
 Natural = Annotated[int, Meta(ge=0, le=2**62)]
 Identity = Annotated[str, Meta(pattern="^[0-9a-f]{8,32}$")]
 Digest = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+Time = Annotated[float, Meta(ge=0.0, le=1e11)]  # seconds since 1970
 Sizes = Annotated[tuple[Natural, ...], Meta(max_length=64)]
 
 DTYPES = {
@@ -118,7 +119,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     id: Identity
     run: Identity
     number: Natural
-    created: Annotated[float, Meta(ge=0.0, le=1e11)]
+    created: Time
     chunks: tuple[Chunk, ...]
     storages: tuple[Storage, ...]
     tensors: dict[str, Tensor]
@@ -180,11 +181,23 @@ def decode(data: bytes, key: bytes | None) -> tuple[Manifest, bool]:
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise Refused(f"it is no manifest: {error}") from None
     check(manifest)
+    return manifest, _is_signed(head, body, key)
+
+
+def is_signed(data: bytes, key: bytes | None) -> bool:
+    """True for a manifest that was signed with a key; nothing else is looked at."""
+    first, _, body = data.partition(b"\n")
+    try:
+        return _is_signed(_head.decode(first), body, key)
+    except (msgspec.MsgspecError, RecursionError, ValueError):
+        return False
+
+
+def _is_signed(head: _Head, body: bytes, key: bytes | None) -> bool:
     expected = _sign(body, key)
-    is_signed = expected is not None and head.signature is not None
-    return manifest, is_signed and hmac.compare_digest(
-        head.signature or "", expected or ""
-    )
+    if expected is None or head.signature is None:
+        return False
+    return hmac.compare_digest(head.signature, expected)
 
 
 def _sign(body: bytes, key: bytes | None) -> str | None:

@@ -210,6 +210,21 @@ class Store:
             raise Refused(f"Checkpoint {id}: its manifest says that it is {found.id}.")
         return found, is_signed
 
+    def has(self, id: str) -> bool:
+        """True if there is a checkpoint of that name, in whatever state."""
+        return self._manifests.has(_known(id) + _MANIFEST)
+
+    def is_signed(self, id: str) -> bool | None:
+        """True for a checkpoint that one has signed oneself; None without a key.
+
+        Raises:
+            Damaged: Its manifest is missing.
+        """
+        if self._key is None:
+            return None
+        data = self._manifests.read(_known(id) + _MANIFEST, format.LIMIT)
+        return format.is_signed(data, self._key)
+
     def pack(self, name: str) -> packs.Pack:
         """A pack to read chunks from."""
         return packs.Pack(self._packs, name)
@@ -253,11 +268,20 @@ class Store:
         """Read everything; what is wrong, by checkpoint.
 
         Each chunk is read once, however many checkpoints have it.
+
+        Args:
+            progress: Called with the bytes of each chunk that is read.
         """
         known: dict[Chunk, str | None] = {}
-        return {id: found for id in self._ids() if (found := self._wrong(id, known))}
+        found = {id: self._wrong(id, known, progress) for id in self._ids()}
+        return {id: wrong for id, wrong in found.items() if wrong}
 
-    def _wrong(self, id: str, known: dict[Chunk, str | None]) -> list[str]:
+    def _wrong(
+        self,
+        id: str,
+        known: dict[Chunk, str | None],
+        progress: packs.Progress | None,
+    ) -> list[str]:
         try:
             manifest, _ = self.manifest(id)
         except StoreError as error:
@@ -266,6 +290,8 @@ class Store:
         for chunk in sorted(manifest.chunks, key=lambda c: (c.pack, c.offset)):
             if chunk not in known:
                 known[chunk] = self._problem(chunk, opened)
+                if progress is not None:
+                    progress(chunk.nbytes)
         bad = {n: p for n, c in enumerate(manifest.chunks) if (p := known[c])}
         users = [
             (name, manifest.storages[tensor.storage].chunk)

@@ -30,6 +30,14 @@ def test_what_is_saved_is_read(store):
     assert store.verify() == {}
 
 
+def test_verify_says_how_far_it_is(store):
+    saving.save(store, VALUES)
+    saving.save(store, {**VALUES, "new": b"new"})
+    said: list[int] = []
+    assert store.verify(said.append) == {}
+    assert sum(said) == sum(row.added for row in store.rows())
+
+
 def test_only_the_owner_can_look(store):
     saving.save(store, VALUES)
     for path in [store.path, *store.path.rglob("*")]:
