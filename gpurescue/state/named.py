@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -21,6 +22,24 @@ _LEAVES = (
 )
 
 Named = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What variables lead to.
+
+    Attributes:
+        tensors: ``torch.Tensor`` by name.
+        modules: Every ``torch.nn.Module`` with its name, inner ones too.
+        optimizers: Every ``torch.optim.Optimizer`` with its name.
+        owners: What a state of each optimizer belongs to: the optimizer and the
+            parameter, by the name that all names of that state begin with.
+    """
+
+    tensors: Named = field(default_factory=dict)
+    modules: list[tuple[str, Any]] = field(default_factory=list)
+    optimizers: list[tuple[str, Any]] = field(default_factory=list)
+    owners: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
 
 def named(variables: Mapping[str, object]) -> Named:
@@ -35,23 +54,35 @@ def named(variables: Mapping[str, object]) -> Named:
     Returns:
         ``torch.Tensor`` by name; empty if torch was never imported.
     """
+    return tree(variables).tensors
+
+
+def tree(variables: Mapping[str, object]) -> Tree:
+    """The tensors that variables lead to, and what they were found in.
+
+    Args:
+        variables: By name.
+
+    Returns:
+        Nothing of anything if torch was never imported.
+    """
     torch = sys.modules.get("torch")
     if torch is None:
-        return {}
+        return Tree()
     walk = _Walk(torch)
     walk.run(variables)
-    return walk.found
+    return walk.tree
 
 
 class _Walk:
     """Breadth first: the shortest name wins, and modules come before optimizers."""
 
     def __init__(self, torch: Any) -> None:
-        self.found: Named = {}
+        self.tree = Tree()
+        self.found = self.tree.tensors
         self._tensor, self._module = torch.Tensor, torch.nn.Module
         self._optimizer = torch.optim.Optimizer
         self._names: dict[int, str] = {}
-        self._optimizers: list[tuple[str, Any]] = []
         self._seen: set[int] = set()
         self._kept: list[Any] = []  # an object that is made to be looked at: its id
 
@@ -62,7 +93,7 @@ class _Walk:
             for name, value in waiting:
                 following += self._visit(name, value)
             waiting = following
-        for name, optimizer in self._optimizers:
+        for name, optimizer in self.tree.optimizers:
             self._of_optimizer(name, optimizer)
 
     def _visit(self, name: str, value: Any) -> list[tuple[str, object]]:
@@ -78,7 +109,7 @@ class _Walk:
             self._of_module(name, value)
             return []
         if isinstance(value, self._optimizer):
-            self._optimizers.append((name, value))
+            self.tree.optimizers.append((name, value))
             return []
         return list(_inside(name, value))
 
@@ -96,6 +127,7 @@ class _Walk:
                 continue
             seen.add(id(inner))
             self._seen.add(id(inner))
+            self.tree.modules.append((name, inner))
             for key, tensor in (*inner._parameters.items(), *inner._buffers.items()):
                 if tensor is not None:
                     self._names.setdefault(id(tensor), f"{name}.{key}")
@@ -107,6 +139,8 @@ class _Walk:
         groups = optimizer.param_groups
         for number, tensor in enumerate(p for group in groups for p in group["params"]):
             self._add(f"{prefix}.params.{number}", tensor)
+            owner = f"{prefix}.{self._names[id(tensor)]}"
+            self.tree.owners[owner] = (optimizer, tensor)
         for key, state in optimizer.state.items():
             owner = self._names.get(id(key)) or type(key).__name__
             self._of_state(f"{prefix}.{owner}", state)

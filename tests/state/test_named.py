@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from gpurescue.state.named import named
+from gpurescue.state.named import named, tree
 
 
 class Tied(torch.nn.Module):
@@ -88,3 +88,14 @@ def test_names_are_the_same_every_time_and_found_twice_is_once() -> None:
     variables = {"a": model, "b": model, "c": model.embed.weight}
     assert list(named(variables)) == list(named(variables))
     assert not any(name.startswith(("b.", "c")) for name in named(variables))
+
+
+def test_a_tree_tells_what_the_tensors_are_in() -> None:
+    model = Tied()
+    alone = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([*model.parameters(), alone], lr=0.1)
+    found = tree({"model": model, "optimizer": optimizer})
+    assert dict(found.modules)["model.norm"] is model.norm
+    assert found.optimizers == [("optimizer", optimizer)]
+    assert found.owners["optimizer.model.norm.bias"] == (optimizer, model.norm.bias)
+    assert found.owners["optimizer.optimizer.params.3"] == (optimizer, alone)
