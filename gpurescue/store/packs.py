@@ -11,12 +11,14 @@ import errno
 import fcntl
 import mmap
 import os
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import xxhash
 
 from gpurescue.errors import Damaged
+from gpurescue.store import mapping
 from gpurescue.store.files import Folder, write_all
 from gpurescue.store.format import Chunk
 from gpurescue.store.layout import PAGE
@@ -110,12 +112,10 @@ class Pack:
 
     def __init__(self, folder: Folder, name: str) -> None:
         self.name = name
-        file = folder.open(name + SUFFIX)
-        try:
-            self.nbytes = os.fstat(file).st_size
-            self._map = _mapped(file) if self.nbytes else b""
-        finally:
-            os.close(file)
+        self._file = folder.open(name + SUFFIX)
+        weakref.finalize(self, os.close, self._file)
+        self.nbytes = os.fstat(self._file).st_size
+        self._map = _mapped(self._file) if self.nbytes else b""
 
     def read(self, chunk: Chunk) -> memoryview:
         """The bytes of a chunk, not copied, and checked.
@@ -123,12 +123,7 @@ class Pack:
         Raises:
             Damaged: They are not those that were written.
         """
-        end = chunk.offset + chunk.nbytes
-        if end > self.nbytes:
-            raise Damaged(
-                f"pack {self.name} has {self.nbytes} bytes, and not the {end} that it "
-                "should have: it was cut off"
-            )
+        end = self._end(chunk)
         found = memoryview(self._map)[chunk.offset : end]
         if digest_of(found) != chunk.digest:
             raise Damaged(
@@ -136,3 +131,22 @@ class Pack:
                 "were written"
             )
         return found
+
+    def unchecked(self, chunk: Chunk, offset: int, nbytes: int) -> memoryview:
+        """A part of a chunk in a mapping of its own, as it is on the disk.
+
+        Raises:
+            Damaged: The file ends before the chunk does.
+            OSError: The system has no more room for mappings.
+        """
+        self._end(chunk)
+        return mapping.private(self._file, chunk.offset + offset, nbytes)
+
+    def _end(self, chunk: Chunk) -> int:
+        end = chunk.offset + chunk.nbytes
+        if end > self.nbytes:
+            raise Damaged(
+                f"pack {self.name} has {self.nbytes} bytes, and not the {end} that it "
+                "should have: it was cut off"
+            )
+        return end

@@ -38,15 +38,12 @@ class Reader:
             KeyError: There is none of that name.
             Damaged: Its bytes are not those that were written.
         """
-        import torch
-
         found = self.manifest.tensors[name]
         try:
             storage = self.storage(found.storage)
         except Damaged as error:
             raise Damaged(f"{name}: {error}") from error
-        made = torch.empty(0, dtype=getattr(torch, found.dtype))
-        return made.set_(storage, found.offset, found.shape, found.stride)
+        return view(found, storage)
 
     def storage(self, number: int) -> Any:
         """An untyped storage of torch by its number, read and checked.
@@ -59,7 +56,7 @@ class Reader:
         with self._lock:
             if number not in self._storages:
                 part = self.bytes_of(number)
-                made = torch.empty(0).untyped_storage()
+                made = torch.empty(0, device="cpu").untyped_storage()
                 if part.nbytes:
                     made = torch.frombuffer(part, dtype=torch.uint8).untyped_storage()
                 self._storages[number] = made
@@ -70,6 +67,22 @@ class Reader:
         storage = self.manifest.storages[number]
         chunk = self._chunk(storage.chunk)
         return chunk[storage.offset : storage.offset + storage.nbytes]
+
+    def unchecked(self, number: int) -> Any:
+        """A storage that nobody else has, mapped and not read yet.
+
+        To be used only by who checks ``bytes_of`` before anything comes of it.
+
+        Raises:
+            Damaged: The pack is missing or cut off.
+            OSError: The system has no more room for mappings.
+        """
+        import torch
+
+        storage = self.manifest.storages[number]
+        chunk = self.manifest.chunks[storage.chunk]
+        part = self._pack(chunk).unchecked(chunk, storage.offset, storage.nbytes)
+        return torch.frombuffer(part, dtype=torch.uint8).untyped_storage()
 
     def object(self, name: str) -> memoryview:
         """The bytes of a pickled object.
@@ -84,13 +97,23 @@ class Reader:
         if number not in self._chunks:
             chunk = self.manifest.chunks[number]
             found = self._store.in_memory(chunk)
-            self._chunks[number] = self._on_disk(chunk) if found is None else found
+            if found is None:
+                found = self._pack(chunk).read(chunk)
+            self._chunks[number] = found
         return self._chunks[number]
 
-    def _on_disk(self, chunk: Chunk) -> memoryview:
+    def _pack(self, chunk: Chunk) -> Pack:
         if chunk.pack not in self._packs:
             self._packs[chunk.pack] = self._store.pack(chunk.pack)
-        return self._packs[chunk.pack].read(chunk)
+        return self._packs[chunk.pack]
+
+
+def view(described: Tensor, storage: Any) -> Any:
+    """A tensor on a storage of the CPU, as the manifest describes it."""
+    import torch
+
+    made = torch.empty(0, dtype=getattr(torch, described.dtype), device="cpu")
+    return made.set_(storage, described.offset, described.shape, described.stride)
 
 
 def described(tensor: Any, storage: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 from gpurescue.store import packs
@@ -27,6 +28,42 @@ def save(store: Store, values: dict[str, bytes], **further: Any) -> Manifest:
         storages = tuple(Storage(n, 0, len(value)) for n, value in enumerate(given))
         contents = Contents(run=RUN, storages=storages, tensors=tensors, **further)
         return store.publish(plan, data, contents)
+
+
+def save_tensors(store: Store, tensors: dict[str, Any]) -> Manifest:
+    """Save tensors of torch; each storage is a chunk."""
+    storages = list({t.untyped_storage()._cdata: t for t in tensors.values()}.values())
+    numbers = {t.untyped_storage()._cdata: n for n, t in enumerate(storages)}
+    raw = [_bytes(t.untyped_storage()) for t in storages]
+    keys = [(packs.digest_of(value), len(value)) for value in raw]
+    with store.plan(keys) as plan:
+        data = packs.buffer(plan.layout.nbytes)
+        for n, offset in zip(plan.fresh, plan.layout.offsets, strict=True):
+            data[offset : offset + len(raw[n])] = raw[n]
+        contents = Contents(
+            run=RUN,
+            storages=tuple(Storage(n, 0, len(value)) for n, value in enumerate(raw)),
+            tensors={
+                name: described(t, numbers[t.untyped_storage()._cdata])
+                for name, t in tensors.items()
+            },
+        )
+        return store.publish(plan, data, contents)
+
+
+def _bytes(storage: Any) -> bytes:
+    return ctypes.string_at(storage.data_ptr(), storage.nbytes())
+
+
+def spoil(store: Store, manifest: Manifest, name: str) -> None:
+    """Change one byte of a tensor on the disk."""
+    chunk = manifest.chunks[manifest.storages[manifest.tensors[name].storage].chunk]
+    path = store.path / "packs" / f"{chunk.pack}.pack"
+    with path.open("r+b") as file:
+        file.seek(chunk.offset + chunk.nbytes // 2)
+        (before,) = file.read(1)
+        file.seek(chunk.offset + chunk.nbytes // 2)
+        file.write(bytes([before ^ 0xFF]))
 
 
 def load(store: Store, id: str) -> dict[str, bytes]:

@@ -3,35 +3,12 @@
 from __future__ import annotations
 
 import pytest
-import saving
 import torch
+from saving import save_tensors, spoil
 
 from gpurescue.errors import Damaged
-from gpurescue.store import packs
-from gpurescue.store.format import Storage
-from gpurescue.store.reading import Reader, described
-from gpurescue.store.store import Contents, Store
-
-
-def save_tensors(store: Store, tensors):
-    """Each storage is a chunk."""
-    storages = list({t.untyped_storage()._cdata: t for t in tensors.values()}.values())
-    numbers = {t.untyped_storage()._cdata: n for n, t in enumerate(storages)}
-    raw = [bytes(t.untyped_storage()) for t in storages]
-    keys = [(packs.digest_of(value), len(value)) for value in raw]
-    with store.plan(keys) as plan:
-        data = packs.buffer(plan.layout.nbytes)
-        for n, offset in zip(plan.fresh, plan.layout.offsets, strict=True):
-            data[offset : offset + len(raw[n])] = raw[n]
-        contents = Contents(
-            run=saving.RUN,
-            storages=tuple(Storage(n, 0, len(value)) for n, value in enumerate(raw)),
-            tensors={
-                name: described(t, numbers[t.untyped_storage()._cdata])
-                for name, t in tensors.items()
-            },
-        )
-        return store.publish(plan, data, contents)
+from gpurescue.store.reading import Reader
+from gpurescue.store.store import Store
 
 
 def test_tensors_come_back_as_they_were(store: Store) -> None:
@@ -63,11 +40,7 @@ def test_writing_to_a_tensor_does_not_write_to_the_store(store: Store) -> None:
 
 def test_a_damaged_tensor_is_named_and_others_are_read(store: Store) -> None:
     manifest = save_tensors(store, {"a": torch.ones(9000), "b": torch.zeros(9000)})
-    chunk = manifest.chunks[0]
-    path = store.path / "packs" / f"{chunk.pack}.pack"
-    with path.open("r+b") as file:
-        file.seek(chunk.offset + 5)
-        file.write(b"\xff")
+    spoil(store, manifest, "a")
     reader = Reader(store, manifest)
     with pytest.raises(Damaged, match=r"^a: bytes 0 to 36000"):
         reader.tensor("a")

@@ -1,0 +1,291 @@
+"""Which tensor of a checkpoint goes where, settled before anything is written."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gpurescue.errors import UsageError
+from gpurescue.state import slots
+from gpurescue.state.named import Tree
+from gpurescue.store.format import DTYPES, Manifest, Tensor
+
+_FEW = 4  # problems that a message names
+_UNFIT = "the checkpoint does not fit what is here"
+_ADVICE = " strict=False restores the others."
+
+
+Skeletons = Mapping[str, Any]
+State = tuple[Any, Any, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A tensor of a checkpoint, and the one that gets its values.
+
+    Attributes:
+        name: Of both.
+        saved: How the checkpoint describes it.
+        live: A ``torch.Tensor`` of the same shape and dtype.
+    """
+
+    name: str
+    saved: Tensor
+    live: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What goes where.
+
+    Attributes:
+        pairs: In the order of the program: modules as they were made, then the rest.
+        states: Optimizers' states to put in place: optimizer, key, the state.
+        missing: Names here that the checkpoint does not have.
+        unused: Names of the checkpoint that are not here.
+        dropped: Optimizer state that was made only after the checkpoint.
+    """
+
+    pairs: tuple[Pair, ...]
+    states: tuple[State, ...]
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+
+def match(
+    manifest: Manifest, tree: Tree, skeletons: Skeletons, *, strict: bool
+) -> Match:
+    """Match by name; nothing that is there is changed.
+
+    Args:
+        manifest: Of the checkpoint.
+        tree: What the variables lead to.
+        skeletons: State of optimizers that is no tensor, by owner.
+        strict: True if all names must be on both sides.
+
+    Raises:
+        UsageError: Shapes, dtypes, names or what shares memory do not fit.
+    """
+    both = [name for name in tree.tensors if name in manifest.tensors]
+    pairs = [Pair(n, manifest.tensors[n], tree.tensors[n]) for n in both]
+    _refuse(_UNFIT, [p for pair in pairs if (p := _misfit(pair))])
+    states = _States(manifest, tree, skeletons, strict=strict)
+    made, filled = states.make()
+    pairs += made
+    missing = tuple(_missing(tree, pairs, states.known))
+    done = {pair.name for pair in pairs}
+    unused = tuple(name for name in manifest.tensors if name not in done)
+    if strict:
+        _refuse("the checkpoint lacks", missing, _ADVICE)
+        _refuse("only the checkpoint has", unused, _ADVICE)
+    _refuse(_UNFIT, _apart(manifest, pairs, strict=strict))
+    return Match(tuple(pairs), tuple(filled), missing, unused, tuple(states.dropped))
+
+
+def _refuse(what: str, problems: Iterable[str], advice: str = "") -> None:
+    found = list(problems)
+    if found:
+        more = f" and {len(found) - _FEW} more" if len(found) > _FEW else ""
+        few = "; ".join(found[:_FEW])
+        raise UsageError(f"Nothing was restored: {what}: {few}{more}.{advice}")
+
+
+def _misfit(pair: Pair) -> str | None:
+    name, saved, live = pair.name, pair.saved, pair.live
+    what = _without_memory(live)
+    if what is not None:
+        return f"{name} {what} here"
+    if tuple(live.shape) != saved.shape:
+        return f"{name} has shape {saved.shape} there and {tuple(live.shape)} here"
+    if str(live.dtype) != f"torch.{saved.dtype}":
+        return f"{name} is {saved.dtype} there and {live.dtype} here"
+    steps = zip(live.shape, live.stride(), saved.stride, strict=True)
+    if any(size > 1 and here == 0 != there for size, here, there in steps):
+        return f"{name} is expanded here: one element stands for several"
+    return None
+
+
+def _without_memory(live: Any) -> str | None:
+    """Why a tensor has no strided memory that values can be put in."""
+    from torch import strided
+    from torch.nn.parameter import is_lazy
+
+    if is_lazy(live):
+        return "has no shape (before the first forward)"
+    if hasattr(type(live), "__tensor_flatten__"):
+        return f"is a {type(live).__name__}"
+    if live.layout != strided:
+        return f"has the layout {live.layout}"
+    return "has no memory (device meta)" if live.is_meta else None
+
+
+class _States:
+    """States of optimizers become those of the checkpoint, with entries made or gone.
+
+    Attributes:
+        known: Names here that are state of an optimizer.
+        dropped: Those of them that go.
+    """
+
+    def __init__(
+        self, manifest: Manifest, tree: Tree, skeletons: Skeletons, *, strict: bool
+    ) -> None:
+        self._manifest, self._tree, self._skeletons = manifest, tree, skeletons
+        self._groups = {
+            id(parameter): group
+            for _, optimizer in tree.optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+        self._there = self._by_owner(manifest.tensors)
+        here = self._by_owner(tree.tensors)
+        self.known = {name for names in here.values() for name in names}
+        gone = {owner for owner in here if strict or owner in self._there}
+        self.dropped = [
+            name
+            for owner in gone
+            for name in here[owner]
+            if name not in manifest.tensors
+        ]
+        self.known -= {n for owner in here.keys() - gone for n in here[owner]}
+        self._changed = [
+            owner
+            for owner in tree.owners
+            if owner in gone or owner in self._there or owner in skeletons
+        ]
+
+    def _by_owner(self, names: Iterable[str]) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            owner = slots.owner_of(name, self._tree.owners)
+            if owner is not None:
+                found[owner].append(name)
+        return found
+
+    def make(self) -> tuple[list[Pair], list[State]]:
+        made: list[Pair] = []
+        filled = []
+        gone = {id(self._tree.tensors[name]) for name in self.dropped}
+        for owner in self._changed:
+            optimizer, key = self._tree.owners[owner]
+            fresh = [
+                Pair(name, saved, _empty(name, saved, key, self._groups[id(key)]))
+                for name in self._there.get(owner, ())
+                if name not in self._tree.tensors
+                for saved in (self._manifest.tensors[name],)
+            ]
+            made += fresh
+            base, tensors = self._base(owner, gone)
+            tensors |= {pair.name: pair.live for pair in fresh}
+            start = len(owner) + 1
+            paths = {name[start:]: tensor for name, tensor in tensors.items()}
+            filled.append((optimizer, key, slots.filled(base, paths)))
+        return made, filled
+
+    def _base(self, owner: str, gone: set[int]) -> tuple[Any, dict[str, Any]]:
+        """What the state begins as, and tensors of ours to put into it."""
+        optimizer, key = self._tree.owners[owner]
+        names, known = self._there.get(owner, ()), self._tree.tensors
+        if owner in self._skeletons:
+            tensors = {name: known[name] for name in names if name in known}
+            return slots.without(self._skeletons[owner], ()), tensors
+        if not names:  # it had no state then, so that nothing stays
+            return {}, {}
+        return slots.without(optimizer.state.get(key, {}), gone), {}
+
+
+def _empty(name: str, saved: Tensor, key: Any, group: Mapping[str, Any]) -> Any:
+    """Memory for a tensor that the optimizer has not made yet, where it would be."""
+    import torch
+
+    if saved.num_reached - saved.offset < math.prod(saved.shape):
+        raise UsageError(f"Nothing was restored: {name} is expanded in the checkpoint.")
+    is_apart = name.endswith(".step") and not (
+        group.get("fused") or group.get("capturable")
+    )
+    device = "cpu" if is_apart else key.device
+    dtype = getattr(torch, saved.dtype)
+    pattern = torch.empty_strided(saved.shape, saved.stride, dtype=dtype, device="meta")
+    return torch.empty_like(pattern, device=device)
+
+
+def _missing(tree: Tree, pairs: list[Pair], states: set[str]) -> Iterator[str]:
+    """What gets no values, under no name: of a tied weight one name is enough."""
+    done = {pair.name for pair in pairs}
+    places = {_place(pair.live) for pair in pairs}
+    for name, live in tree.tensors.items():
+        if name not in done and name not in states and _place(live) not in places:
+            yield name
+
+
+def _place(live: Any) -> tuple[object, ...]:
+    if _without_memory(live):
+        return (id(live),)
+    return live.data_ptr(), live.shape, live.stride()
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    name: str
+    memory: object
+    start: int
+    nbytes: int
+    place: tuple[object, int]  # of the same element on the other side
+
+
+def _apart(manifest: Manifest, pairs: list[Pair], *, strict: bool) -> Iterator[str]:
+    """Tensors that share memory on one side only."""
+    for one, other in _torn(_span_here(manifest, pair) for pair in pairs):
+        yield f"{one} and {other} share memory here, and not there"
+    if strict:
+        for one, other in _torn(_span_there(pair) for pair in pairs):
+            yield f"{one} and {other} share memory there, and not here"
+
+
+def _torn(spans: Iterable[_Span]) -> Iterator[tuple[str, str]]:
+    ordered = sorted(
+        (span for span in spans if span.nbytes),
+        key=lambda span: (str(span.memory), span.start, -span.nbytes),
+    )
+    furthest = None
+    for span in ordered:
+        if furthest is None or span.memory != furthest.memory:
+            furthest = span
+            continue
+        step = span.start - furthest.start
+        expected = furthest.place[0], furthest.place[1] + step
+        if step < furthest.nbytes and span.place != expected:
+            yield furthest.name, span.name
+        if step + span.nbytes > furthest.nbytes:
+            furthest = span
+
+
+def _nbytes(saved: Tensor) -> int:
+    if 0 in saved.shape:
+        return 0
+    return (saved.num_reached - saved.offset) * DTYPES[saved.dtype]
+
+
+def _span_here(manifest: Manifest, pair: Pair) -> _Span:
+    live, saved = pair.live, pair.saved
+    storage = manifest.storages[saved.storage]
+    chunk = manifest.chunks[storage.chunk]
+    offset = saved.offset * live.itemsize
+    reached = sum((n - 1) * s for n, s in zip(live.shape, live.stride(), strict=True))
+    return _Span(
+        name=pair.name,
+        memory=live.device,
+        start=live.data_ptr(),
+        nbytes=(1 + reached) * live.itemsize if live.numel() else 0,
+        place=(chunk.pack, chunk.offset + storage.offset + offset),
+    )
+
+
+def _span_there(pair: Pair) -> _Span:
+    start = pair.saved.offset * DTYPES[pair.saved.dtype]
+    place = (pair.live.device, pair.live.data_ptr())
+    return _Span(pair.name, pair.saved.storage, start, _nbytes(pair.saved), place)
