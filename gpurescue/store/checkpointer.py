@@ -7,6 +7,7 @@ next boundary after it, as the run is then; the newest wins.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import math
 import threading
@@ -320,6 +321,9 @@ class Checkpointer:
             storages=tuple(Storage(p.chunk, p.offset, size) for p, size in places),
             tensors=job.tensors,
             objects={n: len(snapshot.chunks) + i for i, n in enumerate(job.texts)},
+            seals={
+                n: hashlib.sha256(text).hexdigest() for n, text in job.texts.items()
+            },
             lost=job.lost,
             parent=self._keeping.parent,
             notes=job.notes,

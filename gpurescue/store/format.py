@@ -23,6 +23,7 @@ ID = re.compile("[0-9a-f]{8,32}")
 
 Natural = Annotated[int, Meta(ge=0, le=2**62)]
 Identity = Annotated[str, Meta(pattern="^[0-9a-f]{8,32}$")]
+Seal = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Digest = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 Time = Annotated[float, Meta(ge=0.0, le=1e11)]  # seconds since 1970
 Sizes = Annotated[tuple[Natural, ...], Meta(max_length=64)]
@@ -111,6 +112,8 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         storages: Memory, by number.
         tensors: By name, such as ``model.fc.weight``.
         objects: Chunks of pickled objects, by name; read only if signed by oneself.
+        seals: SHA-256 of each of them: xxh3 is no proof against somebody who may
+            write to a pack, and to read a pickle is to run it.
         lost: What could not be captured: its type, by its path.
         parent: The checkpoint that its run has gone on from; None for none.
         notes: Plain facts: the loop's place, versions, random streams.
@@ -124,6 +127,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     storages: tuple[Storage, ...]
     tensors: dict[str, Tensor]
     objects: dict[str, Natural] = {}
+    seals: dict[str, Seal] = {}
     lost: dict[str, str] = {}
     parent: Identity | None = None
     notes: dict[str, Any] = {}

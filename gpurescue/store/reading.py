@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from typing import Any
 
-from gpurescue.errors import Damaged
+from gpurescue.errors import Damaged, Refused
 from gpurescue.store.format import Chunk, Manifest, Tensor
 from gpurescue.store.packs import Pack
 from gpurescue.store.store import Store
@@ -85,13 +86,31 @@ class Reader:
         return torch.frombuffer(part, dtype=torch.uint8).untyped_storage()
 
     def object(self, name: str) -> memoryview:
-        """The bytes of a pickled object.
+        """The bytes of an object, not to be unpickled.
 
         Raises:
             KeyError: There is none of that name.
             Damaged: Its bytes are not those that were written.
         """
         return self._chunk(self.manifest.objects[name])
+
+    def sealed(self, name: str) -> bytes:
+        """A copy of the bytes of an object, which are those that were signed.
+
+        Only for a manifest that was signed by oneself.
+
+        Raises:
+            KeyError: There is none of that name.
+            Damaged: Its bytes are not those that were written.
+            Refused: They were exchanged by somebody, or are not sealed.
+        """
+        data = bytes(self.object(name))  # copied first: the file may change
+        if hashlib.sha256(data).hexdigest() != self.manifest.seals.get(name):
+            raise Refused(
+                f"The object {name!r} of checkpoint {self.manifest.id} is not the one "
+                "that was signed; it is not loaded."
+            )
+        return data
 
     def _chunk(self, number: int) -> memoryview:
         if number not in self._chunks:

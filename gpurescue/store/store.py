@@ -61,6 +61,7 @@ class Contents:
     storages: tuple[Storage, ...]
     tensors: dict[str, Tensor]
     objects: dict[str, int] = dataclasses.field(default_factory=dict)
+    seals: dict[str, str] = dataclasses.field(default_factory=dict)
     lost: dict[str, str] = dataclasses.field(default_factory=dict)
     parent: str | None = None
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import torch
 
-from gpurescue.store.checkpointer import Checkpointer
+from gpurescue.store.checkpointer import Checkpointer, Keeping
+from gpurescue.store.retention import Rules
 from gpurescue.store.store import Store
 
 RUN = "0123456789abcdef"
@@ -41,7 +42,9 @@ def steps() -> Iterator[dict[str, object]]:
 def train(path: Path, told: int) -> None:
     """Take one checkpoint after the other until somebody ends this process."""
     done = []
-    checkpointer = Checkpointer(Store(path, key=KEY), RUN, on_done=done.append)
+    store, rules = Store(path, key=KEY), Rules(last=10_000)  # all of them stay
+    keeping = Keeping(rules=rules)
+    checkpointer = Checkpointer(store, RUN, keeping=keeping, on_done=done.append)
     for number, variables in enumerate(steps()):
         checkpointer.take(variables, {"step": number})
         while done:

@@ -30,27 +30,6 @@ def save(store: Store, values: dict[str, bytes], **further: Any) -> Manifest:
         return store.publish(plan, data, contents)
 
 
-def save_tensors(store: Store, tensors: dict[str, Any]) -> Manifest:
-    """Save tensors of torch; each storage is a chunk."""
-    storages = list({t.untyped_storage()._cdata: t for t in tensors.values()}.values())
-    numbers = {t.untyped_storage()._cdata: n for n, t in enumerate(storages)}
-    raw = [_bytes(t.untyped_storage()) for t in storages]
-    keys = [(packs.digest_of(value), len(value)) for value in raw]
-    with store.plan(keys) as plan:
-        data = packs.buffer(plan.layout.nbytes)
-        for n, offset in zip(plan.fresh, plan.layout.offsets, strict=True):
-            data[offset : offset + len(raw[n])] = raw[n]
-        contents = Contents(
-            run=RUN,
-            storages=tuple(Storage(n, 0, len(value)) for n, value in enumerate(raw)),
-            tensors={
-                name: described(t, numbers[t.untyped_storage()._cdata])
-                for name, t in tensors.items()
-            },
-        )
-        return store.publish(plan, data, contents)
-
-
 def _bytes(storage: Any) -> bytes:
     return ctypes.string_at(storage.data_ptr(), storage.nbytes())
 

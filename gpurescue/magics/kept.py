@@ -1,0 +1,98 @@
+"""What a person does with the notebook's checkpoints."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from gpurescue.errors import UsageError
+from gpurescue.magics.front import Front
+from gpurescue.store import objects, restore, tables
+from gpurescue.store.reading import Reader
+from gpurescue.store.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NEWEST = "newest"
+_NONE = "There are no checkpoints yet; %%resilient --budget 1 takes some."
+
+
+def opened(front: Front) -> Store:
+    """The notebook's store.
+
+    Raises:
+        UsageError: There is none yet.
+    """
+    if not front.keeper.path.exists():
+        raise UsageError(_NONE)
+    return front.keeper.store()
+
+
+def table(front: Front) -> pd.DataFrame:
+    """All checkpoints, oldest first."""
+    return tables.checkpoints(opened(front))
+
+
+def show(front: Front) -> None:
+    """``%checkpoints``."""
+    text = tables.text(tables.lines(opened(front)))
+    front.shell.show(f"<pre>{html.escape(text)}</pre>", text)
+
+
+def find(store: Store, name: str) -> str:
+    """The id that a name stands for: an id, how it begins, or ``newest``.
+
+    Raises:
+        UsageError: It stands for none, or for several.
+    """
+    ids = [row.id for row in store.rows()]
+    found = ids[-1:] if name == NEWEST else [id for id in ids if id.startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(ids[-3:]) or "none"
+    many = "no checkpoint" if not found else f"{len(found)} checkpoints"
+    raise UsageError(f"{many} of that name: {name!r}; the newest ones are {known}.")
+
+
+def put_back(
+    front: Front, name: str, into: Mapping[str, Any] | None, *, lazy: bool
+) -> restore.Restored:
+    """Put a checkpoint into live objects, and the random streams back.
+
+    Args:
+        front: Of the notebook.
+        name: See ``find``.
+        into: Objects by the names of the checkpoint's variables; the notebook's
+            variables if None.
+        lazy: Return before everything is read.
+
+    Raises:
+        UsageError: There is no such checkpoint, or what it has does not fit.
+        Damaged: Its bytes are not those that were written; nothing was changed.
+    """
+    if front.session.alive is not None:
+        raise UsageError(
+            f"Run {front.session.alive.run.number} is alive; finish it with %resume or "
+            "give it up with %resume --abandon before its objects are exchanged."
+        )
+    store = opened(front)
+    id = find(store, name)
+    manifest, is_signed = store.manifest(id)
+    reader = Reader(store, manifest)
+    roots = {tensor.partition(".")[0] for tensor in manifest.tensors}
+    given = front.session.namespace if into is None else into
+    live = {root: given[root] for root in sorted(roots) if root in given}
+    if into is not None:
+        live = dict(into)
+    saved = objects.load(store, id) if is_signed else {}
+    done = restore.restore(reader, live, lazy=lazy, strict=into is not None)
+    objects.put_back(saved, given)
+    objects.put_streams_back(reader)
+    return done
+
+
+def verify(front: Front) -> dict[str, list[str]]:
+    """Read all checkpoints; what is wrong, by checkpoint."""
+    return opened(front).verify()

@@ -1,0 +1,94 @@
+"""The objects of a checkpoint, made again, and put into those that live."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gpurescue.errors import Refused
+from gpurescue.state.capture import write_streams
+from gpurescue.state.finding import Found, find
+from gpurescue.state.graph import Parts, rebuild
+from gpurescue.store.checkpointer import BUFFERS, GRAPH, STREAMS
+from gpurescue.store.reading import Reader
+from gpurescue.store.store import Store
+
+_OWN = {"params"}  # of a parameter group: what its optimizer keeps
+_LINKS = {"optimizer", "_schedulers", "lr_lambdas"}  # of a scheduler: to live objects
+
+
+def load(store: Store, id: str) -> dict[str, Any]:
+    """The variables of a checkpoint, as they were, by name.
+
+    What shared memory shares it again, and the checkpoint is not written to.
+
+    Raises:
+        Refused: It was not signed with the user's key: to make objects of it would
+            run what somebody else has written. Its tensors can be had all the same.
+        Damaged: Its bytes are not those that were written.
+    """
+    manifest, is_signed = store.manifest(id)
+    if not is_signed:
+        raise Refused(
+            f"Checkpoint {id} was not signed with your key, so its objects are not "
+            "loaded; its tensors can be restored and exported."
+        )
+    reader = Reader(store, manifest)
+    first = len(manifest.storages) - int(manifest.notes.get(BUFFERS, 0))
+    buffers = [reader.bytes_of(n) for n in range(first, len(manifest.storages))]
+    parts = Parts(reader.storage, buffers, reader.tensor)
+    return rebuild(reader.sealed(GRAPH), parts)
+
+
+def put_back(saved: Mapping[str, Any], live: Mapping[str, Any]) -> list[str]:
+    """Give live optimizers, schedulers and scalers their settings back.
+
+    Their tensors are put back by ``restore``.
+
+    Args:
+        saved: What ``load`` gave.
+        live: Variables by the same names.
+
+    Returns:
+        The names of the variables that lead to them.
+    """
+    done = []
+    for name, value in saved.items():
+        if name not in live:
+            continue
+        pairs = list(_pairs(find([value]), find([live[name]])))
+        for before, now in pairs:
+            _put(before, now)
+        if pairs:
+            done.append(name)
+    return done
+
+
+def put_streams_back(reader: Reader) -> None:
+    """Set the random streams of the process to where they were."""
+    if STREAMS in reader.manifest.objects:
+        write_streams(reader.object(STREAMS))
+
+
+def _pairs(saved: Found, live: Found) -> Iterator[tuple[Any, Any]]:
+    """What stands for what; nothing where there are not as many of a kind."""
+    for kind in ("optimizers", "schedulers", "scalers"):
+        before, now = getattr(saved, kind), getattr(live, kind)
+        if [type(x) for x in before] == [type(x) for x in now]:
+            yield from zip(before, now, strict=True)
+
+
+def _put(before: Any, now: Any) -> None:
+    groups = getattr(before, "param_groups", None)
+    if groups is not None:
+        for old, new in zip(groups, now.param_groups, strict=False):
+            new.update({k: v for k, v in old.items() if k not in _OWN})
+        return
+    plain = {k: v for k, v in vars(before).items() if k not in _LINKS}
+    vars(now).update({k: v for k, v in plain.items() if not _is_tensor(v)})
+
+
+def _is_tensor(value: object) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
