@@ -6,6 +6,7 @@ byte is checked before the first one is written.
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from gpurescue.errors import UsageError
-from gpurescue.store.format import Manifest
+from gpurescue.store.format import DTYPES, Manifest
 from gpurescue.store.inert import METADATA
 from gpurescue.store.outside import published, watched
 from gpurescue.store.packs import Progress
 from gpurescue.store.reading import Reader
 from gpurescue.store.store import Store
+
+_EXPANDED = 2**30  # bytes that a tensor may have beyond those of its memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,15 +70,17 @@ def export(
 
     Raises:
         UsageError: It is there already; its folder is not; no tensor has such a name;
-            one is a shard, or of a dtype that the format does not know.
+            one is a shard, far larger than its memory, or of a dtype that the format
+            does not know.
         Damaged: The checkpoint is; nothing was written.
         NotWritten: The disk is full, or broken.
     """
     _check_free(target)
     manifest, _ = store.manifest(id)
-    tensors = _read(
-        Reader(store, manifest), selected(manifest, target.prefix), progress
-    )
+    names = selected(manifest, target.prefix)
+    if target.format != "torch":  # which writes memory, and how it is looked at
+        _check_expanded(manifest, names)
+    tensors = _read(Reader(store, manifest), names, progress)
     with published(target.path) as temporary, watched(temporary, progress):
         _WRITERS[target.format](temporary, tensors)
     return list(tensors)
@@ -102,6 +107,19 @@ def selected(manifest: Manifest, prefix: str) -> dict[str, str]:
                 "a whole one. Choose a prefix without shards."
             )
     return names
+
+
+def _check_expanded(manifest: Manifest, names: dict[str, str]) -> None:
+    """Some bytes can be looked at as a tensor that no memory could hold."""
+    for own in names.values():
+        tensor = manifest.tensors[own]
+        nbytes = math.prod(tensor.shape) * DTYPES[tensor.dtype]
+        there = manifest.storages[tensor.storage].nbytes
+        if nbytes > max(there, _EXPANDED):
+            raise UsageError(
+                f"{own} is {there} bytes that are looked at as {nbytes}. "
+                "Export it as torch, which writes them once."
+            )
 
 
 def num_bytes(manifest: Manifest, prefix: str) -> int:

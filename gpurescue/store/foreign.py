@@ -7,8 +7,10 @@ is held against how large it is.
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,7 +132,7 @@ def read_torch(path: Path) -> Found:
     """
     found = Found()
     numbers: dict[int, int] = {}
-    for name, value in leaves(load_plain(path, mmap=True)):
+    for name, value in leaves(load_plain(path)):
         if not is_tensor(value):
             found.add_value(name, value)
             continue
@@ -143,8 +145,11 @@ def read_torch(path: Path) -> Found:
     return found
 
 
-def load_plain(file: Any, *, mmap: bool = False) -> Any:
+def load_plain(file: Path | io.BytesIO) -> Any:
     """``torch.load``, of nothing but tensors and plain values.
+
+    Args:
+        file: A path, whose tensors are mapped; or all that is in a file.
 
     Raises:
         Refused: It would have to be unpickled, or cannot be read.
@@ -153,8 +158,10 @@ def load_plain(file: Any, *, mmap: bool = False) -> Any:
 
     if tuple(int(n) for n in torch.__version__.split(".")[:2]) < (2, 6):
         raise Refused("this torch can be tricked by such files: update it to 2.6")
+    _check_stored(file)
+    is_mapped = isinstance(file, Path)
     try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=is_mapped)
     except pickle.UnpicklingError as error:
         raise Refused(
             "it has more in it than tensors and plain values, and what it has is not "
@@ -163,6 +170,19 @@ def load_plain(file: Any, *, mmap: bool = False) -> Any:
     except Exception as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise Refused(f"it cannot be read: {why:.200}") from error
+
+
+def _check_stored(file: Path | io.BytesIO) -> None:
+    """torch.save compresses nothing; what is compressed may become a thousandfold."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise Refused(f"it cannot be read: {error!s:.200}") from error
+    if any(entry.file_size > entry.compress_size for entry in entries):
+        raise Refused("it is compressed, which torch.save does not do")
+    if isinstance(file, io.BytesIO):
+        file.seek(0)
 
 
 def is_tensor(value: object) -> bool:

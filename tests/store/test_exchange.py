@@ -395,6 +395,17 @@ def test_a_shard_is_not_exported_as_if_it_were_whole(store, tmp_path):
     assert exported(store, sharded.id, tmp_path / "x", "torch", prefix="b") == ["x"]
 
 
+def test_a_tensor_that_no_memory_could_hold_is_not_written_out(store, tmp_path):
+    made = saving.save_tensors(store, {"x": torch.ones(1).expand(2**30, 2**10)})
+    for form in ("safetensors", "dcp"):
+        with pytest.raises(UsageError, match="x is 4 bytes that are looked at as"):
+            exported(store, made.id, tmp_path / "x", form)
+    exported(store, made.id, tmp_path / "x", "torch")
+    back = loaded(store, import_(store, tmp_path / "x", run=RUN))["x"]
+    assert back.shape == (2**30, 2**10)
+    assert back[-1, -1] == 1
+
+
 def test_names_that_are_not_there_are_said_to_be_missing(store, tmp_path):
     made = saving.save_tensors(
         store, {"model.x": torch.ones(2), "models.x": torch.ones(3)}

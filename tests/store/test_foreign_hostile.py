@@ -8,6 +8,7 @@ import os
 import pickle
 import struct
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,18 @@ def test_a_file_of_torch_that_no_store_can_hold(store, tmp_path, name):
     start = time.monotonic()
     refuses(store, tmp_path / "x.pt")
     assert time.monotonic() - start < 60
+
+
+def test_a_file_of_torch_that_is_compressed(store, tmp_path):
+    torch.save({"x": torch.zeros(2**20)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as made,
+    ):
+        for name in plain.namelist():
+            made.writestr(name, plain.read(name))
+    import_(store, tmp_path / "plain.pt", run=RUN)
+    refuses(store, tmp_path / "x.pt", "compressed")
 
 
 # -- safetensors
