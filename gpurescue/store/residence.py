@@ -10,6 +10,7 @@ or a step, and nothing is trained on it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -42,7 +43,8 @@ class Unit:
     ) -> None:
         self.name, self.storage, self.nbytes = name, storage, nbytes
         self.ids: frozenset[int] = frozenset(map(id, tensors))
-        self.is_checked = False
+        self.is_checked = self.is_settled = False
+        self._copy: mapping.Copy | None = None
         self.problem: str | None = None
         self.lock = threading.Lock()
         self._address: int = tensors[0].untyped_storage().data_ptr()
@@ -60,14 +62,30 @@ class Unit:
         """True if it is not known to be good, and there is somebody to use it."""
         return not self.is_checked and self.is_used()
 
+    def copy(self) -> None:
+        """Make the copy that is going to be the program's own, ahead of time."""
+        memory = self._memory()
+        with self.lock, contextlib.suppress(OSError):
+            if memory is not None and self._copy is None and not self.is_settled:
+                self._copy = mapping.Copy(self._address, self.nbytes)
+
     def settle(self) -> None:
         """Make the memory the program's own; nobody may write to it meanwhile."""
+        memory = self._memory()
+        self.copy()
+        with self.lock:
+            if memory is not None and self._copy is not None:
+                self._copy.put()
+            self._copy, self.is_settled = None, True
+
+    def _memory(self) -> Any:
+        """The mapped storage, if a tensor still uses it; held, so that it stays."""
         for ref in self._tensors:
             tensor = ref()
-            memory = None if tensor is None else tensor.untyped_storage()
-            if memory is not None and memory.data_ptr() == self._address:
-                mapping.settle(self._address, self.nbytes)
-                return
+            found = None if tensor is None else tensor.untyped_storage()
+            if found is not None and found.data_ptr() == self._address:
+                return found
+        return None
 
     def check(self, reader: Reader) -> None:
         """Read and check the bytes, once.
@@ -104,6 +122,7 @@ class Residence:
         self._hook = f"gpurescue-restore-{id(self)}"
         self._is_read = self._is_settled = False
         self._lock = threading.Lock()
+        self._called: set[int] = set()
         self._owned: dict[int, list[Unit]] = {}
         self._below: dict[int, list[Unit]] = {}
         by_tensor = {id: unit for unit in units for id in unit.ids}
@@ -154,22 +173,21 @@ class Residence:
         self._thread.join()
 
     def give_up(self, ids: set[int]) -> None:
-        """Have nothing more to do with tensors that get other values."""
+        """Do not wait for tensors that get other values."""
         for unit in self._units:
             unit.is_checked |= unit.ids <= ids
-        if self.is_over():
-            self._leave(is_between=True)
 
     def _check(self, units: Iterable[Unit]) -> None:
         for unit in units:
             unit.check(self._reader)
 
     def _before_forward(self, module: Any, _: object) -> None:
-        if os.getpid() == self._process:  # a fork has no thread, and may have its lock
-            if self._is_read and self.is_over():
-                self._settle()
-            else:
-                self._check(self._owned.get(id(module), ()))
+        if os.getpid() != self._process:  # a fork has no thread, and may have its lock
+            return
+        if id(module) in self._called and self._is_read and self.is_over():
+            self._settle()  # not in the first forward: somebody waits for that
+        self._called.add(id(module))
+        self._check(self._owned.get(id(module), ()))
 
     def _after_forward(self, module: Any, _: object, __: object) -> None:
         if os.getpid() == self._process:
@@ -185,6 +203,8 @@ class Residence:
                 self._check([unit])
             except Damaged as error:
                 _log.error("%s", error)
+        for unit in self._units:
+            unit.copy()
         self._is_read = True
         self._on_deletion(None)
 

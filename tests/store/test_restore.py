@@ -474,7 +474,7 @@ def test_the_next_use_after_all_is_read_takes_the_hooks_away(store: Store) -> No
     program = Program()
     manifest, _ = program.save(store)
     for use in (
-        lambda restored: program.model(IMAGES[:4]),
+        lambda restored: [program.model(IMAGES[:4]) for _ in range(2)],
         lambda restored: program.optimizer.step(),
         lambda restored: restored.wait(),
     ):
