@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
+import signal
 import sys
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -224,6 +227,81 @@ def test_weights_have_their_values_at_once_and_can_be_set_anew(
     assert (program.model[4].weight == 3).all()
     assert torch.equal(program.model[0].weight, before)
     assert not store.verify()
+
+
+def test_what_is_written_before_the_first_step_stays(store: Store) -> None:
+    program = Program()
+    manifest, _ = program.save(store)
+    restored = restore(Reader(store, manifest), program.variables)
+    alias = program.model[4].weight.detach().numpy()
+    restored._residence.join()  # copies are made by now
+    alias[0] = 3
+    restored.wait()
+    assert (program.model[4].weight[0] == 3).all()
+    alias[1] = 4
+    assert (program.model[4].weight[1] == 4).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_process_that_is_forked_waits_for_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = held(monkeypatch)
+    program = Program()
+    manifest, _ = program.save(store)
+    restored = restore(Reader(store, manifest), program.variables)
+    with restored._residence._units[0].lock:  # as the thread would hold it
+        child = os.fork()
+        if child == 0:
+            program.model(IMAGES[:4])
+            os._exit(0)
+        for _ in range(300):
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                break
+            time.sleep(0.1)
+        else:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            pytest.fail("the child waits for a thread that it does not have")
+    assert status == 0
+    go.set()
+    restored.wait()
+
+
+def test_hooks_of_others_are_called_as_ever(store: Store) -> None:
+    program = Program()
+    program.train(0, 1)
+    manifest, _ = program.save(store)
+    called = []
+    register = torch.optim.Optimizer.register_step_pre_hook
+    optim = sys.modules["torch.optim.optimizer"]
+    first = optim.register_optimizer_step_pre_hook(lambda *_: called.append("first"))
+    restored = restore(Reader(store, manifest), program.variables)
+    last = optim.register_optimizer_step_pre_hook(lambda *_: called.append("last"))
+    own = register(program.optimizer, lambda *_: called.append("own"))
+    try:
+        program.train(1, 3)
+        assert called == ["first", "last", "own"] * 2
+        last.remove()
+        program.train(3, 4)
+        assert not hooks()
+        assert restored.is_checked
+    finally:
+        for handle in (first, last, own):
+            handle.remove()
+
+
+def test_a_default_device_changes_nothing(store: Store) -> None:
+    program = Program()
+    program.train(0, 1)
+    manifest, _ = program.save(store)
+    saved = program.state()
+    program = Program()
+    with torch.device("meta"):
+        restored = restore(Reader(store, manifest), program.variables)
+    assert program.state() == saved
+    restored.wait()
 
 
 def test_a_forward_and_a_step_need_no_thread(
