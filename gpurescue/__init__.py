@@ -24,14 +24,17 @@ if TYPE_CHECKING:
     )
     from gpurescue.magics.api import (
         at,
+        checkpoints,
         fix,
         frames,
         plan,
         rescue,
         resilient,
+        restore,
         resume,
         skipped,
         suspension,
+        verify,
     )
     from gpurescue.recovery.suspension import Suspension
 
@@ -46,16 +49,19 @@ __all__ = [
     "UsageError",
     "__version__",
     "at",
+    "checkpoints",
     "fix",
     "frames",
     "load_ipython_extension",
     "plan",
     "rescue",
     "resilient",
+    "restore",
     "resume",
     "skipped",
     "suspension",
     "unload_ipython_extension",
+    "verify",
 ]
 
 _HOMES = {
@@ -70,14 +76,17 @@ _HOMES = {
     ),
     "gpurescue.magics.api": (
         "at",
+        "checkpoints",
         "fix",
         "frames",
         "plan",
         "rescue",
         "resilient",
+        "restore",
         "resume",
         "skipped",
         "suspension",
+        "verify",
     ),
     "gpurescue.recovery.suspension": ("Suspension",),
 }

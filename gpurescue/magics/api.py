@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from gpurescue.errors import UsageError
-from gpurescue.magics import extension, looking
+from gpurescue.magics import extension, kept, looking
 from gpurescue.magics.rendering import in_one_sentence
 from gpurescue.magics.session import Options, Skipped
 from gpurescue.recovery.plan import Action, Plan, Restart
 from gpurescue.recovery.suspension import HeldFrame, Suspension
+from gpurescue.store.restore import Restored
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def resilient(
@@ -127,6 +132,58 @@ def fix(name: str | None = None) -> str:
     """``%fix``: the current source of what failed, or of what ``name`` means."""
     with in_one_sentence():
         return looking.source(extension.current(), name).text
+
+
+def checkpoints() -> pd.DataFrame:
+    """``%checkpoints``: the checkpoints of this notebook, oldest first.
+
+    Returns:
+        One row for each: ``id``, ``run``, ``number``, ``created``, ``age``, ``nbytes``,
+        ``added`` (bytes that no earlier one had), ``num_tensors``, ``parent``,
+        ``pinned`` and ``signed``.
+
+    Raises:
+        UsageError: There are none yet.
+    """
+    with in_one_sentence():
+        return kept.table(extension.current())
+
+
+def restore(
+    name: str = kept.NEWEST,
+    *,
+    into: Mapping[str, Any] | None = None,
+    lazy: bool = True,
+) -> Restored:
+    """Put a checkpoint's tensors into live objects, and random streams back.
+
+    Optimizers, schedulers and gradient scalers get their settings back, too, if the
+    checkpoint was signed with your key. Other variables are left alone.
+
+    Args:
+        name: An id, how it begins, or ``newest``.
+        into: Objects by the names that the checkpoint has for them, such as
+            ``{"train.model": model}``; the notebook's variables of those names if None.
+        lazy: Return before everything is read: large tensors are read, and checked,
+            before they are first used.
+
+    Raises:
+        UsageError: There is no such checkpoint, what it has does not fit, or a run is
+            alive; nothing was changed.
+        Damaged: Its bytes are not those that were written; names the tensor.
+    """
+    with in_one_sentence():
+        return kept.put_back(extension.current(), name, into, lazy=lazy)
+
+
+def verify() -> dict[str, list[str]]:
+    """Read all checkpoints of this notebook; what is wrong, by checkpoint.
+
+    Raises:
+        UsageError: There are none yet.
+    """
+    with in_one_sentence():
+        return kept.verify(extension.current())
 
 
 def rescue() -> str:

@@ -19,6 +19,7 @@ from traitlets.config import Configurable
 
 from gpurescue.magics.shell import Shell
 from gpurescue.recovery import suspension
+from gpurescue.source import tree as trees
 from gpurescue.state.capture import variables_of
 from gpurescue.store.checkpointer import Checkpointer
 from gpurescue.store.policy import Settings
@@ -32,7 +33,9 @@ _KEY_BYTES = 32
 class GpuRescue(Configurable):
     """Settings of gpurescue: ``%config GpuRescue``."""
 
-    checkpoints = Bool(True, help="take checkpoints of runs").tag(config=True)
+    checkpoints = Bool(False, help="take checkpoints of runs that say no --budget").tag(
+        config=True
+    )
     budget = Float(
         1.0, help="percent of a run's time that its checkpoints may cost"
     ).tag(config=True)
@@ -90,7 +93,7 @@ class Keeper:
             UsageError: The budget makes no sense.
         """
         percent = self.settings.budget if budget is None else budget
-        if not self.settings.checkpoints or percent == 0:
+        if percent == 0 or (budget is None and not self.settings.checkpoints):
             return None
         hours = self.settings.hours_between_failures
         settings = Settings(
@@ -126,7 +129,8 @@ def of_frame(
     """What a run consists of whose cell has this code, when it stands in a frame."""
 
     def variables(frame: FrameType) -> dict[str, Any]:
-        return variables_of(code(), namespace, suspension.variables(frame))
+        found = variables_of(code(), namespace, suspension.variables(frame))
+        return {name: x for name, x in found.items() if not trees.is_hidden(name)}
 
     return variables
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from IPython.core.magic import magics_class
 
-from gpurescue.magics import looking
+from gpurescue.magics import kept, looking
 from gpurescue.magics.commands import (
     Commands,
     argument,
@@ -44,6 +44,14 @@ class LookMagics(Commands):
         with self.shown():
             asked = self.parse(self.fix, line)
             looking.offer_source(self.front, asked.name)
+
+    @arguments()
+    @line_magic
+    def checkpoints(self, line: str) -> None:
+        """Show the checkpoints that this notebook's runs have left, oldest first."""
+        with self.shown():
+            self.parse(self.checkpoints, line)
+            kept.show(self.front)
 
     @arguments()
     @line_magic

@@ -9,6 +9,7 @@ named by the path that leads to it.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import sys
@@ -170,15 +171,19 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if isinstance(obj, self._typed):
             return _storage, (self.numbers.of(obj._untyped_storage), obj.dtype)
         found = super().reducer_override(obj)
-        if found is not NotImplemented or isinstance(obj, type | FunctionType):
+        if found is not NotImplemented:
             return found
+        if isinstance(obj, type | FunctionType):
+            return found if _is_found_by_name(obj) else self._lose(obj)
         if isinstance(obj, _CHANGED) and not isinstance(obj, io.BytesIO):
             return self._lose(obj)
         try:
             reduce = self.dispatch_table.get(type(obj))
-            return obj.__reduce_ex__(5) if reduce is None else reduce(obj)
+            made = obj.__reduce_ex__(5) if reduce is None else reduce(obj)
         except Exception:  # noqa: BLE001 - a user's __reduce__ may raise anything
             return self._lose(obj)
+        is_name = isinstance(made, str)
+        return self._lose(obj) if is_name and not _is_found_by_name(obj, made) else made
 
     def _is_plain(self, tensor: Any) -> bool:
         """A tensor of which there is no more to say than its bytes."""
@@ -187,6 +192,14 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def _lose(self, obj: Any) -> Any:
         self.lost[id(obj)] = obj
         return Lost, (type(obj).__name__,)
+
+
+def _is_found_by_name(obj: Any, name: str | None = None) -> bool:
+    """True for what a pickle may refer to by its module and name."""
+    found: Any = sys.modules.get(pickle.whichmodule(obj, name or obj.__qualname__))
+    for part in (name or obj.__qualname__).split("."):
+        found = getattr(found, part, None)
+    return found is obj
 
 
 def _paths(roots: Mapping[str, object], lost: Mapping[int, Any]) -> dict[str, str]:
@@ -219,13 +232,21 @@ def _inside(value: object) -> Iterator[tuple[str, object]]:
     elif isinstance(value, set | frozenset):
         yield from (("{}", x) for x in value)
     else:
-        own = getattr(value, "__dict__", None)
-        if isinstance(own, dict):
+        try:  # not vars(value): a lazy object would wake up
+            own = object.__getattribute__(value, "__dict__")
+        except AttributeError:
+            own = {}
+        if isinstance(own, dict) and not isinstance(value, types.ModuleType):
             yield from ((f".{name}", x) for name, x in list(own.items()))
-        closure = getattr(value, "__closure__", None) or ()
-        names = getattr(getattr(value, "__code__", None), "co_freevars", ())
-        for name, cell in zip(names, closure, strict=False):
-            try:
-                yield f".<closure>.{name}", cell.cell_contents
-            except ValueError:
-                continue
+        if isinstance(value, FunctionType):
+            yield from _of_function(value)
+
+
+def _of_function(function: FunctionType) -> Iterator[tuple[str, object]]:
+    names = function.__code__.co_freevars
+    for name, cell in zip(names, function.__closure__ or (), strict=False):
+        with contextlib.suppress(ValueError):
+            yield f".<closure>.{name}", cell.cell_contents
+    for name in function.__code__.co_names:
+        if name in function.__globals__:
+            yield f".<global>.{name}", function.__globals__[name]

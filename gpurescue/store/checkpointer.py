@@ -342,6 +342,11 @@ def _available_memory() -> float:
 def _memory(captured: Captured) -> Memory:
     memory = Memory()
     for storage in captured.storages:
+        if storage.device.type != "cpu":
+            raise NotWritten(
+                f"The state is on the device {storage.device}, and so far only memory "
+                "of the CPU is taken; this run goes on without checkpoints."
+            )
         memory.add_storage(storage)
     for buffer in captured.buffers:
         memory.add_buffer(buffer)

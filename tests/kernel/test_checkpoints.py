@@ -38,8 +38,7 @@ net, optimizer = make()
 def folder(notebook, tmp_path):
     path = tmp_path / "kept"
     assert notebook.run(f"%config GpuRescue.folder = {str(path)!r}").is_ok
-    for setting in ("seconds_between = 0.1", "checkpoints = True"):
-        assert notebook.run(f"%config GpuRescue.{setting}").is_ok
+    assert notebook.run("%config GpuRescue.seconds_between = 0.1").is_ok
     assert notebook.run(TRAINING).is_ok
     return path
 
@@ -57,10 +56,7 @@ def test_a_run_leaves_its_state_behind(notebook, folder) -> None:
         timeout=120,
     )
     assert plain.value == "True"
-    notebook.run(
-        "import threading\n[t.join() for t in threading.enumerate() "
-        "if t.name == 'gpurescue-last-checkpoint']"
-    )
+    notebook.run(JOIN)
     store = Store(folder)
     assert folder.stat().st_mode & 0o777 == 0o700
     rows = store.rows()
@@ -70,6 +66,7 @@ def test_a_run_leaves_its_state_behind(notebook, folder) -> None:
     assert not is_signed  # nobody has the key but the user
     assert manifest.notes["where"].startswith("epoch ")
     assert manifest.lost == {}
+    assert not any("__gr_" in name for name in manifest.tensors)
     names = set(manifest.tensors)
     assert {"net.0.weight", "optimizer.net.0.weight.exp_avg"} <= names
     assert Reader(store, manifest).tensor("net.0.weight").shape == (300, 20)
@@ -77,11 +74,51 @@ def test_a_run_leaves_its_state_behind(notebook, folder) -> None:
 
 @pytest.mark.parametrize("option", ["--budget 0", ""])
 def test_none_are_taken_if_nobody_wants_them(notebook, folder, option) -> None:
-    if not option:
-        notebook.run("%config GpuRescue.checkpoints = False")
     cell = f"%%resilient {option}\nlosses = train(net, optimizer, 8)\n"
+    notebook.run(f"%config GpuRescue.checkpoints = {bool(option)}")
     assert notebook.run(cell, timeout=120).is_ok
+    notebook.run("%config GpuRescue.checkpoints = False")
     assert not folder.exists()
+
+
+JOIN = (
+    "import threading\n[t.join() for t in threading.enumerate() "
+    "if t.name == 'gpurescue-last-checkpoint']"
+)
+
+
+def test_a_checkpoint_is_put_back_into_live_objects(notebook, folder) -> None:
+    notebook.run("import gpurescue\nnet, optimizer = make()")
+    cell = (
+        "%%resilient --budget 50\n"
+        "schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.9)\n"
+        "for number in range(25):\n"
+        "    losses = train(net, optimizer, 1)\n    schedule.step()\n"
+    )
+    assert notebook.run(cell, timeout=120).is_ok
+    notebook.run(JOIN)
+    (shown,) = notebook.run("%checkpoints").displays
+    assert "tensors" in shown
+    assert "not signed" not in shown
+    found = notebook.run("table = gpurescue.checkpoints()\nlen(table) > 0")
+    assert found.value == "True"
+    notebook.run("last = table.id.iloc[-1]\nend = schedule.last_epoch")
+    ways = [
+        "gpurescue.restore(last)",
+        "net, optimizer = make()\n"
+        "schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.9)\n"
+        "gpurescue.restore(last, lazy=False)",
+    ]
+    ends = []
+    for way in ways:
+        assert notebook.run(way).is_ok
+        at = "schedule.last_epoch, optimizer.param_groups[0]['lr']"
+        ends.append(notebook.run(f"train(net, optimizer, 2), {at}", timeout=60).value)
+    assert ends[0] == ends[1]
+    assert notebook.run("gpurescue.verify()").value == "{}"
+    wrong = notebook.run("gpurescue.restore('abc')")
+    assert wrong.error == "UsageError"
+    assert "no checkpoint of that name: 'abc'" in wrong.traceback
 
 
 def test_a_budget_that_makes_no_sense_is_refused(notebook, folder) -> None:

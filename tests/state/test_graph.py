@@ -147,3 +147,17 @@ def test_many_tensors_take_time_in_proportion():
     assert min(seconds(8_000) for _ in range(3)) < 20 * min(
         seconds(1_000) for _ in range(3)
     )
+
+
+def test_what_is_no_longer_found_by_its_name_is_lost(monkeypatch):
+    import builtins
+
+    before = builtins.input
+    monkeypatch.setattr(builtins, "input", lambda: "")  # as a kernel does
+    hidden = type("Hidden", (), {"__module__": "json", "__reduce__": lambda s: "nope"})
+    found, captured = again({"input": before, "len": len, "x": [hidden()]})
+    assert captured.lost == {
+        "input": "builtin_function_or_method",
+        "x[0]": "Hidden",
+    }
+    assert found["len"] is len

@@ -247,3 +247,8 @@ def test_old_checkpoints_go_as_new_ones_come(store, checkpointer, done) -> None:
     assert {1, 38, 39, 40} <= set(left)
     assert len(left) < 30
     assert not store.verify()
+
+
+def test_memory_of_other_devices_is_refused(store, checkpointer) -> None:
+    with pytest.raises(NotWritten, match="on the device meta"):
+        checkpointer.take({"x": torch.ones(3, device="meta")}, {})
