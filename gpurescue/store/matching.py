@@ -209,8 +209,22 @@ def _empty(name: str, saved: Tensor, key: Any, group: Mapping[str, Any]) -> Any:
     )
     device = "cpu" if is_apart else key.device
     dtype = getattr(torch, saved.dtype)
-    pattern = torch.empty_strided(saved.shape, saved.stride, dtype=dtype, device="meta")
-    return torch.empty_like(pattern, device=device)
+    if _is_dense(saved):
+        return torch.empty_strided(
+            saved.shape, saved.stride, dtype=dtype, device=device
+        )
+    return torch.empty(saved.shape, dtype=dtype, device=device)
+
+
+def _is_dense(saved: Tensor) -> bool:
+    """True if its elements lie side by side, in whatever order of dimensions."""
+    dimensions = zip(saved.stride, saved.shape, strict=True)
+    expected = 1
+    for step, size in sorted((step, n) for step, n in dimensions if n != 1):
+        if step != expected:
+            return False
+        expected *= size
+    return True
 
 
 def _missing(tree: Tree, pairs: list[Pair], states: set[str]) -> Iterator[str]:

@@ -1,11 +1,14 @@
 """Checks tensors that are mapped and not read yet, before anything comes of them.
 
-Their values are there at once, because the system reads what is touched. What is still
+Their values are there at once, because the system reads what is touched. What is left
 to do is to check them, in the order in which a program uses them: one thread goes
 ahead, and hooks wait for it. A module waits for its own tensors before it computes, and
-for all of its submodules' before its result is handed out: a weight may be read without
-a call. An optimizer waits for everything. So a damaged tensor never gets past a forward
-or a step, and nothing is trained on it.
+for those of all its submodules before its result is handed out: a weight may be read
+without a call. An optimizer waits for everything. So nothing damaged gets out of a
+forward, and nothing is trained on it.
+
+Then the thread copies all into plain memory, and the first hook that finds that done
+puts the copies in place of the mappings, on the thread that uses the tensors.
 """
 
 from __future__ import annotations

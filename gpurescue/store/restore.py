@@ -2,13 +2,13 @@
 
 Objects stay what they are: an optimizer goes on holding the model's parameters. Small
 tensors are copied. A large one on the CPU is pointed at the mapped file instead, if
-nothing but tensors that are restored looks at its memory; it has its values at once,
-and is read and checked ahead of its use (``residence.py``). After the first write a
-page is the program's own, and soon all pages are: training is as fast as ever.
+nothing but tensors that are restored looks at its memory: it has its values at once,
+is read and checked ahead of its use (``residence.py``), and gets memory of its own
+before the first step.
 
-It is not so that weights are copied when a hook says that they are used: whoever reads
-a weight without a call would get what was there before, and whoever sets one anew
-between the restore and the copy would lose it.
+Copying weights when a hook says that they are used would not do: whoever reads a weight
+without a call would get what was there before, and whoever sets one anew after the
+restore would lose it.
 """
 
 from __future__ import annotations

@@ -523,6 +523,29 @@ def test_memory_formats_and_expanded_tensors_are_kept(store: Store, lazy: bool) 
     assert stride != other.weight.stride()
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_state_that_is_made_has_the_strides_that_it_had(
+    store: Store, lazy: bool
+) -> None:
+    model = nn.Conv2d(8, 8, 3).to(memory_format=torch.channels_last)
+    optimizer = OPTIMIZERS["Adam"](model.parameters())
+    model(torch.ones(1, 8, 4, 4)).sum().backward()
+    optimizer.step()
+    saved = named({"model": model, "optimizer": optimizer})
+    wide = torch.arange(40.0).view(8, 5)[:, ::2]
+    saved["optimizer.model.bias.wide"] = wide
+    manifest = save_tensors(store, saved)
+    fresh = OPTIMIZERS["Adam"](model.parameters())
+    variables = {"model": model, "optimizer": fresh}
+    restore(Reader(store, manifest), variables, lazy=lazy).wait()
+    for name in ("exp_avg", "exp_avg_sq"):
+        before, after = (o.state[model.weight][name] for o in (optimizer, fresh))
+        assert after.stride() == before.stride()
+        assert torch.equal(after, before)
+    assert fresh.state[model.bias]["step"].item() == 1
+    assert torch.equal(fresh.state[model.bias]["wide"], wide)
+
+
 def test_a_tensor_without_memory_is_refused(store: Store) -> None:
     with torch.device("meta"):
         live = {"model": nn.Linear(3, 3)}
