@@ -116,11 +116,18 @@ class Residence:
         reader: Of the checkpoint.
         units: In the order of use.
         modules: Those that a forward may begin with.
+        ids: Of all tensors that were restored, and of those that state belongs to: an
+            optimizer that has none of them is no concern of ours.
     """
 
     def __init__(
-        self, reader: Reader, units: Sequence[Unit], modules: Iterable[Any]
+        self,
+        reader: Reader,
+        units: Sequence[Unit],
+        modules: Iterable[Any],
+        ids: set[int],
     ) -> None:
+        self._ids = ids
         self._reader, self._units, self._process = reader, units, os.getpid()
         self._hook = f"gpurescue-restore-{id(self)}"
         self._is_read = self._is_settled = False
@@ -196,8 +203,13 @@ class Residence:
         if os.getpid() == self._process:
             self._check(self._below.get(id(module), ()))
 
-    def _before_step(self, *_: object) -> None:
-        if os.getpid() == self._process:
+    def _before_step(self, optimizer: Any, *_: object) -> None:
+        groups = optimizer.param_groups
+        if os.getpid() == self._process and any(
+            id(parameter) in self._ids
+            for group in groups
+            for parameter in group["params"]
+        ):
             self.wait()
 
     def _run(self) -> None:

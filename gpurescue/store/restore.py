@@ -108,14 +108,19 @@ def restore(
         missing=matched.missing,
         unused=matched.unused,
         dropped=matched.dropped,
-        _residence=_started(reader, units, found),
+        _residence=_started(reader, units, found, matched),
     )
 
 
-def _started(reader: Reader, units: Sequence[Unit], found: Tree) -> Residence | None:
+def _started(
+    reader: Reader, units: Sequence[Unit], found: Tree, matched: Match
+) -> Residence | None:
     if not units:
         return None
-    made = Residence(reader, units, [module for _, module in found.modules])
+    ids = {id(pair.live) for pair in matched.pairs}
+    ids |= {id(key) for _, key, _ in matched.states}
+    modules = [module for _, module in found.modules]
+    made = Residence(reader, units, modules, ids)
     made.start()
     return made
 

@@ -411,6 +411,17 @@ def test_nothing_is_trained_on_damaged_state(store: Store) -> None:
     program.train(2, 3)  # another checkpoint is the way out
 
 
+def test_what_was_not_restored_is_trained_all_the_same(store: Store) -> None:
+    program, other = Program(), Program()
+    manifest, _ = program.save(store)
+    spoil(store, manifest, "model.0.weight")
+    restored = restore(Reader(store, manifest), program.variables)
+    restored._residence.join()
+    other.train(0, 1)
+    with pytest.raises(Damaged):
+        torch.optim.SGD(program.model.parameters()).step()
+
+
 # --- what does not fit ---
 
 
