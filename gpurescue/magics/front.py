@@ -79,7 +79,7 @@ class Front:
         """Have checkpoints of a run taken."""
         clock = job.run.clock
         job.regular = self.keeper.regular(
-            keeping.of_frame(lambda: job.script.code, self.session.namespace),
+            self.keeper.variables(lambda: job.script.code, self.session.namespace),
             lambda: {"where": str(clock), "versions": keeping.versions()},
             budget,
         )

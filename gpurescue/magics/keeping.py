@@ -24,6 +24,7 @@ from gpurescue.state.capture import variables_of
 from gpurescue.store.checkpointer import Checkpointer
 from gpurescue.store.policy import Settings
 from gpurescue.store.regular import Regular, Reported
+from gpurescue.store.restore import Restored
 from gpurescue.store.store import Store
 
 FOLDER = ".gpurescue"
@@ -56,11 +57,15 @@ class Keeper:
     Args:
         shell: Says where the notebook is.
         settings: What the user wants.
+
+    Attributes:
+        restored: What was put back last, perhaps not all of it read and checked yet.
     """
 
     def __init__(self, shell: Shell, settings: GpuRescue) -> None:
         self.shell = shell
         self.settings = settings
+        self.restored: Restored | None = None
 
     @property
     def path(self) -> Path:
@@ -111,6 +116,19 @@ class Keeper:
         found.on_problem = lambda why: self.shell.say(f"No checkpoints: {why}")
         return found
 
+    def variables(
+        self, code: Callable[[], Any], namespace: dict[str, Any]
+    ) -> Callable[[FrameType], dict[str, Any]]:
+        """What a run of a cell with this code consists of, standing in a frame."""
+
+        def of_frame(frame: FrameType) -> dict[str, Any]:
+            if self.restored is not None:  # nothing unchecked may be kept as good
+                self.restored.wait()
+                self.restored = None
+            return _variables(code(), namespace, frame)
+
+        return of_frame
+
 
 def ended(regular: Regular | None) -> None:
     """A run is over: finish its last checkpoint, and keep nobody waiting for it.
@@ -123,16 +141,11 @@ def ended(regular: Regular | None) -> None:
         threading.Thread(target=regular.close, name=name).start()
 
 
-def of_frame(
-    code: Callable[[], Any], namespace: dict[str, Any]
-) -> Callable[[FrameType], dict[str, Any]]:
-    """What a run consists of whose cell has this code, when it stands in a frame."""
-
-    def variables(frame: FrameType) -> dict[str, Any]:
-        found = variables_of(code(), namespace, suspension.variables(frame))
-        return {name: x for name, x in found.items() if not trees.is_hidden(name)}
-
-    return variables
+def _variables(
+    code: Any, namespace: dict[str, Any], frame: FrameType
+) -> dict[str, Any]:
+    found = variables_of(code, namespace, suspension.variables(frame))
+    return {name: x for name, x in found.items() if not trees.is_hidden(name)}
 
 
 def versions() -> dict[str, str]:

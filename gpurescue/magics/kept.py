@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from gpurescue.errors import UsageError
 from gpurescue.magics.front import Front
+from gpurescue.state import slots
+from gpurescue.state.named import tree
 from gpurescue.store import objects, restore, tables
 from gpurescue.store.reading import Reader
 from gpurescue.store.store import Store
@@ -87,7 +89,11 @@ def put_back(
     if into is not None:
         live = dict(into)
     saved = objects.load(store, id) if is_signed else {}
-    done = restore.restore(reader, live, lazy=lazy, strict=into is not None)
+    skeletons = slots.skeletons(tree(saved)) if saved else None
+    done = restore.restore(
+        reader, live, skeletons=skeletons, lazy=lazy, strict=into is not None
+    )
+    front.keeper.restored = done
     objects.put_back(saved, given)
     objects.put_streams_back(reader)
     return done

@@ -196,7 +196,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 def _is_found_by_name(obj: Any, name: str | None = None) -> bool:
     """True for what a pickle may refer to by its module and name."""
-    found: Any = sys.modules.get(pickle.whichmodule(obj, name or obj.__qualname__))
+    found: Any = sys.modules.get(getattr(obj, "__module__", None) or "builtins")
     for part in (name or obj.__qualname__).split("."):
         found = getattr(found, part, None)
     return found is obj
