@@ -93,6 +93,7 @@ def test_gc(store, made):
     assert not pack.exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["x.safetensors", "x.pt", "x"])
 def test_export_and_import(store, made, tmp_path, name):
     path = tmp_path / name

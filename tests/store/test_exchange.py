@@ -282,6 +282,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.thorough
 def test_a_folder_that_two_ranks_wrote_is_imported(store, tmp_path):
     ranks = [
         subprocess.Popen([sys.executable, "-c", SHARDED, str(rank), str(tmp_path)])

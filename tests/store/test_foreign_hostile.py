@@ -355,6 +355,7 @@ def test_no_bytes_are_run(data):
         pass
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["torch", "safetensors", "dcp"])
 def test_a_flipped_bit_is_an_error_or_a_sound_checkpoint(
     tmp_path_factory, folder, kind

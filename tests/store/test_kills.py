@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TIMES = 500 if os.environ.get("GPURESCUE_LONG") == "1" else 25
 
 
+@pytest.mark.thorough
 def test_every_published_checkpoint_outlives_a_kill(tmp_path: Path) -> None:
     script = Path(__file__).with_name("killing.py")
     root = Path(__file__).parents[2]

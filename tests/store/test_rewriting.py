@@ -261,6 +261,7 @@ while True:
 """
 
 
+@pytest.mark.thorough
 def test_a_process_that_is_killed_while_it_collects(store):
     folders = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
     draw = random.Random(1)
