@@ -25,6 +25,7 @@ from gpurescue.source import tree as trees
 MAX_CALLS = 150
 TIMEOUT = 20.0
 PLAIN_TIMEOUT = 5.0
+_HELD = "suspended by "
 
 
 class TooLong(BaseException):
@@ -172,7 +173,7 @@ def guarded(
             raise
     if state is State.SUSPENDED:
         assert run.suspension is not None
-        error = f"suspended by {run.suspension.error!r}"
+        error = f"{_HELD}{run.suspension.error!r}"
         run.resume(Restart(action=Action.ABANDON))
         run.wait(TIMEOUT)
     elif state is State.RUNNING:
@@ -235,16 +236,18 @@ class Case:
     seed: int = 0
 
 
-def _is_asyncios(error: str | None, wanted: Outcome) -> bool:
-    """True if a cell that awaits has ended with a StopIteration of its own.
+def _ends_alike(error: str | None, wanted: str | None) -> bool:
+    """True if a run has ended as the plain program does.
 
-    A run is held by it. In the plain program asyncio makes a RuntimeError of it or, on
-    CPython 3.12, never ends.
+    What that ends with by itself, such as what comes of a fault that it has handled,
+    holds the run. Of the StopIteration of a cell that awaits asyncio makes a
+    RuntimeError or, on CPython 3.12, never ends.
     """
     texts = ("coroutine raised StopIteration", "StopIteration interacts", "TooLong()")
-    return error == "suspended by StopIteration()" and any(
-        text in str(wanted.error) for text in texts
+    is_asyncios = error == f"{_HELD}StopIteration()" and any(
+        text in str(wanted) for text in texts
     )
+    return error in {wanted, f"{_HELD}{wanted}"} or is_asyncios
 
 
 def check(parts: Sequence[str], case: Case) -> Verdict:
@@ -258,7 +261,7 @@ def check(parts: Sequence[str], case: Case) -> Verdict:
     except Exception as error:
         return Verdict(problem=f"fails: {error!r}")
     wanted = plain(parts, found.passed)
-    if found.error != wanted.error and not _is_asyncios(found.error, wanted):
+    if not _ends_alike(found.error, wanted.error):
         text = f"ends with {found.error}, and not with {wanted.error}"
         return Verdict(problem=text, statements=found.statements)
     if found.trace != wanted.trace:
