@@ -139,8 +139,8 @@ def checkpoints() -> pd.DataFrame:
 
     Returns:
         One row for each: ``id``, ``run``, ``number``, ``created``, ``age``, ``nbytes``,
-        ``added`` (bytes that no earlier one had), ``num_tensors``, ``parent``,
-        ``pinned`` and ``signed``.
+        ``added`` (bytes that no earlier one had), ``num_tensors``, ``place`` (such as
+        ``epoch 2, step 17``), ``parent``, ``pinned`` and ``signed``.
 
     Raises:
         UsageError: There are none yet.

@@ -12,19 +12,24 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from gpurescue.errors import Locked, NotWritten
 from gpurescue.store.format import Chunk, Identity, Manifest, Natural, Time
 
 NAME = "catalog.sqlite"
-VERSION = 1
+VERSION = 2
+WHERE = "where"  # the note that says it
+Place = Annotated[str, Meta(pattern="^[ -~]{0,100}$")]
 _WAIT = 30.0  # seconds for another process
 _TABLES = (
     "CREATE TABLE checkpoints (id TEXT PRIMARY KEY, run TEXT NOT NULL, "
     "number INTEGER NOT NULL, parent TEXT, created REAL NOT NULL, "
-    "nbytes INTEGER NOT NULL, added INTEGER NOT NULL, num_tensors INTEGER NOT NULL)",
+    "nbytes INTEGER NOT NULL, added INTEGER NOT NULL, num_tensors INTEGER NOT NULL, "
+    "place TEXT NOT NULL)",
     "CREATE INDEX by_run ON checkpoints (run, number)",
     "CREATE TABLE chunks (digest TEXT NOT NULL, nbytes INTEGER NOT NULL, "
     "pack TEXT NOT NULL, offset INTEGER NOT NULL, PRIMARY KEY (digest, nbytes)) "
@@ -45,6 +50,7 @@ class Row:
         nbytes: Of all of its chunks.
         added: Of those that no earlier checkpoint had.
         num_tensors: How many tensors it has.
+        place: Where in its loops the run stood, such as ``epoch 2, step 17``.
     """
 
     id: Identity
@@ -55,6 +61,7 @@ class Row:
     nbytes: Natural
     added: Natural
     num_tensors: Natural
+    place: Place = ""
 
 
 class Catalog:
@@ -184,10 +191,18 @@ def _add(found: sqlite3.Connection, manifest: Manifest) -> None:
         )
         added += chunk.nbytes if done.rowcount else 0
     found.execute(
-        "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             manifest.id, manifest.run, manifest.number, manifest.parent,
             manifest.created, sum(chunk.nbytes for chunk in distinct), added,
-            len(manifest.tensors),
+            len(manifest.tensors), _place(manifest.notes.get(WHERE)),
         ),
     )  # fmt: skip
+
+
+def _place(note: object) -> str:
+    """A note may say anything; what is shown is short and printable."""
+    try:
+        return msgspec.convert(note, Place)
+    except msgspec.ValidationError:
+        return ""

@@ -27,6 +27,7 @@ from gpurescue.store.reading import Reader, view
 from gpurescue.store.residence import Residence, Unit
 
 _LARGE = 2**20  # bytes; a mapping costs some 10 us, copying that much 50
+_FEW = 5  # names that are shown
 _MOST = 4096  # mappings; a process may have 65,530
 
 
@@ -48,6 +49,15 @@ class Restored:
     unused: tuple[str, ...]
     dropped: tuple[str, ...]
     _residence: Residence | None = field(repr=False)
+
+    def __repr__(self) -> str:
+        parts = [f"{len(self.names)} tensors, {self.nbytes:,} bytes"]
+        for label in ("missing", "unused", "dropped"):
+            names = getattr(self, label)
+            more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
+            if names:
+                parts.append(f"{label}: {', '.join(names[:_FEW])}{more}")
+        return f"Restored({'; '.join(parts)})"
 
     @property
     def is_checked(self) -> bool:

@@ -21,7 +21,7 @@ _AGES = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One checkpoint; for the first eight see ``Row``.
+    """One checkpoint; for the first nine see ``Row``.
 
     Attributes:
         pinned: True if it is kept for good.
@@ -35,6 +35,7 @@ class Line:
     nbytes: int
     added: int
     num_tensors: int
+    place: str
     parent: str | None
     pinned: bool
     signed: bool | None
@@ -84,7 +85,7 @@ def checkpoints(store: Store) -> pd.DataFrame:
 def text(found: Sequence[Line]) -> str:
     """Checkpoints as a table of text, with times of this place."""
     now = time.time()
-    head = ["id", "run", "no.", "created", "age", "size", "new", "tensors", ""]
+    head = ["id", "run", "no.", "created", "age", "size", "new", "tensors", "at", ""]
     cells = [head, *(_cells(line, now) for line in found)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rows = (
@@ -105,6 +106,7 @@ def _cells(line: Line, now: float) -> list[str]:
         size(line.nbytes),
         size(line.added),
         str(line.num_tensors),
+        line.place,
         ", ".join(mark for mark, holds in marks.items() if holds),
     ]
 

@@ -81,6 +81,7 @@ def change(store: Store, column: str, value: object) -> None:
         ("created", 1e300),
         ("nbytes", -1),
         ("num_tensors", b"\xff"),
+        ("place", "\x1b[2J"),
     ],
 )
 def test_a_catalogue_that_says_what_it_should_not_is_made_again(store, column, value):
@@ -106,3 +107,20 @@ def test_text_is_aligned(store):
 )
 def test_sizes_are_readable(nbytes, said):
     assert tables.size(nbytes) == said
+
+
+@pytest.mark.parametrize(
+    ("note", "place"),
+    [
+        ("epoch 2, step 17", "epoch 2, step 17"),
+        ("\x1b[2J", ""),
+        (5, ""),
+        ("x" * 999, ""),
+    ],
+)
+def test_the_place_is_shown_if_it_is_one(store, note, place):
+    saving.save(store, VALUES, notes={"where": note})
+    assert list(tables.checkpoints(store)["place"]) == [place]
+    text = tables.text(tables.lines(store))
+    assert "\x1b" not in text
+    assert place in text
