@@ -41,6 +41,9 @@ def harm(store: Store, made, name: str) -> None:
         file.write(b"\xff\xfe")
 
 
+pytestmark = pytest.mark.thorough  # each starts some processes
+
+
 @pytest.fixture
 def made(store):
     return saving.save_tensors(store, {"model.x": torch.ones(9), "y": torch.zeros(9)})
@@ -93,7 +96,6 @@ def test_gc(store, made):
     assert not pack.exists()
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["x.safetensors", "x.pt", "x"])
 def test_export_and_import(store, made, tmp_path, name):
     path = tmp_path / name

@@ -22,6 +22,7 @@ from gpurescue.store.reading import Reader
 from gpurescue.store.store import Contents, Store
 
 pytestmark = [
+    pytest.mark.thorough,
     pytest.mark.filterwarnings("ignore:ComplexHalf support"),
     pytest.mark.filterwarnings("ignore:torch.distributed is"),  # of dcp.load
 ]
@@ -282,7 +283,6 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.thorough
 def test_a_folder_that_two_ranks_wrote_is_imported(store, tmp_path):
     ranks = [
         subprocess.Popen([sys.executable, "-c", SHARDED, str(rank), str(tmp_path)])
