@@ -21,6 +21,7 @@ from typing import Any
 from gpurescue.diagnosis.panel.escape import one_line
 from gpurescue.errors import RescueError, UsageError
 from gpurescue.store import exporting, importing, tables
+from gpurescue.store.keys import key
 from gpurescue.store.packs import Progress
 from gpurescue.store.store import Store
 from gpurescue.store.tables import size
@@ -141,13 +142,13 @@ def _add_exchange(add: Callable[..., Any]) -> None:
 
 
 def _checkpoints(args: Any) -> _Answer:
-    found = tables.lines(Store(args.store))
+    found = tables.lines(Store(args.store, key=key()))
     said = tables.text(found).splitlines() if found else ["There are no checkpoints."]
     return _Answer([dataclasses.asdict(line) for line in found], said)
 
 
 def _verify(args: Any) -> _Answer:
-    store = Store(args.store)
+    store = Store(args.store, key=key())
     rows = store.rows()
     with _bar("verify", sum(row.added for row in rows)) as progress:
         wrong = store.verify(progress)
@@ -158,7 +159,7 @@ def _verify(args: Any) -> _Answer:
 
 
 def _gc(args: Any) -> _Answer:
-    gone = Store(args.store).gc(dry_run=args.dry_run)
+    gone = Store(args.store, key=key()).gc(dry_run=args.dry_run)
     total, what = sum(gone.values()), "to be" if args.dry_run else "are"
     said = [f"{size(nbytes):>10}  {name}" for name, nbytes in gone.items()]
     said.append(f"{_count(len(gone), 'file')}, {size(total)}, {what} removed.")
@@ -170,7 +171,7 @@ def _gc(args: Any) -> _Answer:
 
 
 def _export(args: Any) -> _Answer:
-    store = Store(args.store)
+    store = Store(args.store, key=key())
     target = exporting.Target(
         path=args.path,
         format=args.format,
@@ -190,7 +191,7 @@ def _import(args: Any) -> _Answer:
     run = args.run or secrets.token_hex(8)
     found = [args.path, *(args.path.iterdir() if args.path.is_dir() else ())]
     nbytes = sum(path.stat().st_size for path in found if path.is_file())
-    store = Store(args.store, create=True)
+    store = Store(args.store, key=key(create=True), create=True)
     with _bar("import", 2 * nbytes) as progress:
         made = importing.import_(
             store, args.path, run=run, prefix=args.prefix, progress=progress
@@ -216,7 +217,7 @@ def _remove(args: Any) -> _Answer:
 
 
 def _with(args: Any) -> Store:
-    store = Store(args.store)
+    store = Store(args.store, key=key())
     if not store.has(args.id):
         raise UsageError(f"{args.store} has no checkpoint {args.id}.")
     return store

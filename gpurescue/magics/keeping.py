@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import platform
 import secrets
 import sys
@@ -13,7 +11,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from jupyter_core.paths import jupyter_data_dir
 from traitlets import Bool, Float, Unicode
 from traitlets.config import Configurable
 
@@ -22,13 +19,13 @@ from gpurescue.recovery import suspension
 from gpurescue.source import tree as trees
 from gpurescue.state.capture import variables_of
 from gpurescue.store.checkpointer import Checkpointer
+from gpurescue.store.keys import key
 from gpurescue.store.policy import Settings
 from gpurescue.store.regular import Regular, Reported
 from gpurescue.store.restore import Restored
 from gpurescue.store.store import Store
 
 FOLDER = ".gpurescue"
-_KEY_BYTES = 32
 
 
 class GpuRescue(Configurable):
@@ -79,7 +76,7 @@ class Keeper:
         Raises:
             Refused: There is none, or not one of ours.
         """
-        return Store(self.path, key=key(), create=create)
+        return Store(self.path, key=key(create=create), create=create)
 
     def regular(
         self,
@@ -109,7 +106,7 @@ class Keeper:
         path, run = self.path, secrets.token_hex(8)
 
         def opened(report: Reported) -> Checkpointer:
-            store = Store(path, key=key(), create=True)
+            store = Store(path, key=key(create=True), create=True)
             return Checkpointer(store, run, on_done=report)
 
         found = Regular(opened, settings, variables=variables, notes=notes)
@@ -153,25 +150,3 @@ def versions() -> dict[str, str]:
     torch = sys.modules.get("torch")
     found = {"python": platform.python_version()}
     return found if torch is None else {**found, "torch": str(torch.__version__)}
-
-
-def key() -> bytes:
-    """The user's own key, made when it is first asked for.
-
-    What it has signed may be unpickled. It is kept where Jupyter keeps the one that it
-    signs notebooks with.
-    """
-    folder = Path(jupyter_data_dir())
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = folder / "gpurescue_key"
-    with contextlib.suppress(FileExistsError):
-        made = folder / f".gpurescue_key-{secrets.token_hex(4)}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        if not path.exists():
-            with os.fdopen(os.open(made, flags, 0o600), "wb") as file:
-                file.write(secrets.token_bytes(_KEY_BYTES))
-            try:
-                os.link(made, path)  # whole, and only if nobody else was quicker
-            finally:
-                made.unlink()
-    return path.read_bytes()

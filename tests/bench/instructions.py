@@ -31,18 +31,23 @@ import training
 from gpurescue.recovery import loops
 
 NUM_STEPS = {"02ms": 1200, "1ms": 240, "10ms": 24}  # in two epochs, 0.24 s in all
-NUM_WARM = 2  # rounds that pay for what is done once in a run, and are left out
+NUM_WARM = 9  # rounds that are not counted: what marks cost is found out once in a run
 _TOTALS = re.compile(r"^totals: (\d+)", re.M)
 
 
-def counted(widths: dict[str, int], num_rounds: int) -> dict[str, dict[str, float]]:
-    """The ratios for each size, from a process that valgrind runs."""
+def counted(widths: dict[str, int], part: int) -> dict[str, dict[str, float]]:
+    """The ratios for each size, from a process that valgrind runs.
+
+    Args:
+        widths: Of the steps, by size.
+        part: What part of the steps to do: 6 for a sixth.
+    """
     with tempfile.TemporaryDirectory() as folder:
         command = [
             "valgrind", "--tool=callgrind", "--instr-atstart=no",
             f"--callgrind-out-file={folder}/counts", "--vgdb-prefix=" + folder + "/gdb",
             sys.executable, __file__, "--inside", json.dumps(widths),
-            "--rounds", str(num_rounds), "--folder", folder,
+            "--part", str(part), "--folder", folder,
         ]  # fmt: skip
         env = {**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=env)
@@ -58,10 +63,20 @@ def _control(folder: str, option: str) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
+_NUM_LABELS = 3  # plain, plain again, guarded
+
+
 def _meter(folder: str) -> Callable[[Callable[[], Any]], float]:
     """Counts the instructions of a piece of work."""
 
+    num_calls = 0
+
     def count(work: Callable[[], Any]) -> float:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls <= NUM_WARM * _NUM_LABELS:
+            work()
+            return 0.0
         before = set(Path(folder).glob("counts.*"))
         _control(folder, "--instr=on")
         work()
@@ -75,7 +90,7 @@ def _meter(folder: str) -> Callable[[Callable[[], Any]], float]:
     return count
 
 
-def _inside(widths: dict[str, int], num_rounds: int, folder: str) -> None:
+def _inside(widths: dict[str, int], part: int, folder: str) -> None:
     found: dict[str, dict[str, float]] = {}
     pause = loops.PAUSE
     for suffix, milliseconds, _ in training.SIZES:
@@ -83,7 +98,8 @@ def _inside(widths: dict[str, int], num_rounds: int, folder: str) -> None:
             continue
         step = training.step_of_width(widths[suffix])
         loops.PAUSE = pause * _seconds(step) / (milliseconds / 1e3)
-        costs = training.measure(step, NUM_STEPS[suffix], num_rounds, _meter(folder))
+        num_steps, num_rounds = NUM_STEPS[suffix] // part, NUM_WARM + 3
+        costs = training.measure(step, num_steps, num_rounds, _meter(folder))
         costs = {label: own[NUM_WARM:] for label, own in costs.items()}
         plain = costs["plain"]
         found[suffix] = {"step": statistics.median(plain)} | {
@@ -109,17 +125,17 @@ def measured(quick: bool) -> dict[str, dict[str, float]] | None:
         return None
     sizes = training.SIZES[:1] if quick else training.SIZES
     widths = {suffix: training.width_of(ms) for suffix, ms, _ in sizes}
-    return counted(widths, NUM_WARM + 3)
+    return counted(widths, 6 if quick else 1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="a short run")
-    for name in ("--inside", "--rounds", "--folder"):
+    for name in ("--inside", "--part", "--folder"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.inside:
-        _inside(json.loads(given.inside), int(given.rounds), given.folder)
+        _inside(json.loads(given.inside), int(given.part), given.folder)
         return
     found = measured(given.quick)
     if found is None:

@@ -37,6 +37,8 @@ net, optimizer = make()
 @pytest.fixture
 def folder(notebook, tmp_path):
     path = tmp_path / "kept"
+    data = str(tmp_path / "jupyter")  # where the key is
+    notebook.run(f"import os\nos.environ['JUPYTER_DATA_DIR'] = {data!r}")
     assert notebook.run(f"%config GpuRescue.folder = {str(path)!r}").is_ok
     assert notebook.run("%config GpuRescue.seconds_between = 0.1").is_ok
     assert notebook.run(TRAINING).is_ok

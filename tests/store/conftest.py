@@ -15,3 +15,10 @@ KEY = b"k" * 32
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store", key=KEY, create=True)
+
+
+@pytest.fixture(autouse=True)
+def jupyter(monkeypatch: pytest.MonkeyPatch, tmp_path_factory) -> None:
+    """The user's own key is left alone."""
+    folder = tmp_path_factory.mktemp("jupyter")
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(folder))

@@ -19,14 +19,19 @@ from gpurescue.store.reading import Reader
 from gpurescue.store.store import Store
 
 ROOT = Path(__file__).parents[2]
-ENV = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
 HOSTILE = "model.\x1b]0;owned\x07\x1b[2Jx\nall is well\u202e\x7f"
+
+
+def around() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
 
 
 def run(*words: object, cwd: Path | None = None, status: int = 0) -> str:
     """What a command says; on standard error if it fails."""
     command = [sys.executable, "-W", "error", "-m", "gpurescue", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENV, cwd=cwd)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=around(), cwd=cwd
+    )
     assert done.returncode == status, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     if status == 0:
@@ -194,7 +199,7 @@ sys.exit(status or (sorted({"torch", "numpy", "pandas", "IPython"} & set(sys.mod
 def test_what_needs_no_torch_does_not_load_it(store, made, command):
     words = [command, str(store.path), *([made.id] if command in "pin remove" else [])]
     process = [sys.executable, "-c", QUICK, *words]
-    done = subprocess.run(process, env=ENV, capture_output=True, text=True)
+    done = subprocess.run(process, env=around(), capture_output=True, text=True)
     assert done.stderr.strip() == "[]"
 
 
@@ -210,7 +215,9 @@ def test_progress_is_shown_on_a_terminal_only(store, made):
     process = [sys.executable, "-c", BAR, "verify", str(store.path)]
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(ours, (24, 100))
-    with subprocess.Popen(process, env=ENV, stdout=subprocess.PIPE, stderr=theirs) as p:
+    with subprocess.Popen(
+        process, env=around(), stdout=subprocess.PIPE, stderr=theirs
+    ) as p:
         os.close(theirs)
         shown = b""
         try:
@@ -223,7 +230,7 @@ def test_progress_is_shown_on_a_terminal_only(store, made):
         assert p.stdout.read() == b"1 checkpoint, and nothing is damaged.\n"
     assert b"verify:   0%|" in shown
     assert b"72.0" in shown
-    done = subprocess.run(process, env=ENV, capture_output=True)
+    done = subprocess.run(process, env=around(), capture_output=True)
     assert done.stderr == b""
 
 
@@ -231,14 +238,14 @@ def test_a_reader_that_stops_is_no_error(store, made):
     ours, theirs = os.pipe()
     os.close(ours)
     process = [sys.executable, "-m", "gpurescue", "checkpoints", str(store.path)]
-    done = subprocess.run(process, env=ENV, stdout=theirs, stderr=subprocess.PIPE)
+    done = subprocess.run(process, env=around(), stdout=theirs, stderr=subprocess.PIPE)
     os.close(theirs)
     assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_a_terminal_that_does_not_know_all_letters(store, tmp_path):
     (tmp_path / "kl\u00e4r").write_bytes(b"none")
-    env = {**ENV, "PYTHONIOENCODING": "ascii"}
+    env = {**around(), "PYTHONIOENCODING": "ascii"}
     made = saving.save_tensors(store, {"kl\u00e4r": torch.ones(9000)})
     harm(store, made, "kl\u00e4r")
     process = [sys.executable, "-m", "gpurescue", "verify", str(store.path)]
