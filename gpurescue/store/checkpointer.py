@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from gpurescue.errors import Locked, NotWritten, StoreError, Torn
 from gpurescue.state.capture import Captured, capture
 from gpurescue.store.format import Manifest, Storage, Tensor
 from gpurescue.store.layout import SMALL
-from gpurescue.store.packs import digest_of
+from gpurescue.store.packs import PIECE
+from gpurescue.store.pipe import Pipe
 from gpurescue.store.reading import described
 from gpurescue.store.retention import Rules
 from gpurescue.store.snapshot import Memory, Snapshot, Snapshotter
@@ -36,6 +38,7 @@ GRAPH, STREAMS = "graph", "streams"  # objects of a checkpoint
 BUFFERS = "num_buffers"  # note: so many of the last storages are memory of arrays
 _PATIENCE = 60.0  # seconds that a run that is over waits for its last checkpoint
 _PART_OF_MEMORY = 0.25  # of what is free, for one of the copies
+_LEAST = 4 * PIECE  # with less than this there is no copying beside writing
 _RULES = Rules()
 _TIMES_TORN = 2  # in a row: then training stands still for the copy
 
@@ -70,7 +73,8 @@ class _Kept:
 @dataclass(frozen=True, slots=True)
 class _Job:
     snapshot: Snapshot
-    texts: dict[str, bytes]
+    objects: dict[str, int]
+    seals: dict[str, str]
     tensors: dict[str, Tensor]
     lost: dict[str, str]
     notes: dict[str, Any]
@@ -143,6 +147,7 @@ class Checkpointer:
         self._is_over = False
         self._writer = contextlib.ExitStack()
         self._writer.enter_context(store.writer(run))
+        self._copier = ThreadPoolExecutor(1, thread_name_prefix="gpurescue-copy")
         self._thread = threading.Thread(
             target=self._work, name=f"gpurescue-checkpoints-{run}", daemon=True
         )
@@ -178,29 +183,23 @@ class Checkpointer:
         memory = _memory(captured)
         if not self._has_room(memory):
             return False
-        stops = self._num_torn >= _TIMES_TORN
-        self.counts.stopped += stops
-        snapshot = self._snapshotter.take(memory, stops=stops)
+        snapshot = self._snapshotter.take(memory)
         with self._changed:
             self._job = _job(captured, snapshot, notes)
             self._changed.notify_all()
+        if self._num_torn >= _TIMES_TORN:
+            self.counts.stopped += 1
+            snapshot.wait(_PATIENCE)
         self.stall = time.perf_counter() - begun
         return True
 
     def _has_room(self, memory: Memory) -> bool:
         """False while room is made: fresh pages are slow, and training would wait."""
         small = sum(size for size in memory.sizes if size < SMALL)
-        needed = self._fresh or sum(memory.sizes)
         staging = self._kept[0].staging
+        needed = _room(staging, self._fresh or sum(memory.sizes))
         if staging.has(needed) and self._snapshotter.is_prepared(2 * small):
             return True
-        available = _available_memory()
-        if needed > available * _PART_OF_MEMORY:
-            raise NotWritten(
-                f"A checkpoint needs {needed / 2**30:.1f} GiB of memory to be copied "
-                f"to, and of the {available / 2**30:.1f} GiB that are free it may take "
-                f"{_PART_OF_MEMORY:.0%}; this run goes on without checkpoints."
-            )
         with self._changed:
             self._job = _Room(staging, needed, 2 * small)
             self._changed.notify_all()
@@ -218,6 +217,7 @@ class Checkpointer:
             self._is_over = True
             self._changed.notify_all()
         self._thread.join(_PATIENCE)
+        self._copier.shutdown()
         self._snapshotter.close()
         for kept in self._kept:
             self._let_go(kept)
@@ -292,21 +292,28 @@ class Checkpointer:
             Torn: Memory was written to before it was copied.
             NotWritten: The disk is full, or broken.
         """
-        keys = job.snapshot.keys
-        keys += [(digest_of(text), len(text)) for text in job.texts.values()]
         kept = self._kept[0]
         self._let_go(kept)
-        with self.store.plan(keys) as plan:
-            kept.staging.reserve(plan.layout.nbytes)
-            _fill(job, plan, kept.staging)
-            job.snapshot.copy()
-            data = kept.staging.data[: plan.layout.nbytes]
-            manifest = self.store.publish(plan, data, self._contents(job))
-        self._fresh = plan.layout.nbytes
-        self._kept.rotate(-1)
-        kept.pack = plan.pack
-        self.store.keep(plan.pack, data)
+        with self.store.plan(job.snapshot.keys) as plan:
+            nbytes = self._fresh = plan.layout.nbytes
+            kept.staging.reserve(_room(kept.staging, nbytes))
+            pipe = Pipe(kept.staging, nbytes)
+            manifest = self._copy(job, plan, pipe)
+        if pipe.is_whole:
+            self._kept.rotate(-1)
+            kept.pack = plan.pack
+            self.store.keep(plan.pack, kept.staging.data[:nbytes])
         return manifest
+
+    def _copy(self, job: _Job, plan: Plan, pipe: Pipe) -> Manifest:
+        """Copy in one thread, and write in this one what has been copied."""
+        job.snapshot.place(zip(plan.fresh, plan.layout.offsets, strict=True), pipe)
+        copying = self._copier.submit(job.snapshot.copy)
+        try:
+            return self.store.publish(plan, pipe.pieces(), self._contents(job))
+        finally:
+            pipe.stop()
+            wait([copying])
 
     def _let_go(self, kept: _Kept) -> None:
         if kept.pack is not None:
@@ -320,10 +327,8 @@ class Checkpointer:
             run=self.run,
             storages=tuple(Storage(p.chunk, p.offset, size) for p, size in places),
             tensors=job.tensors,
-            objects={n: len(snapshot.chunks) + i for i, n in enumerate(job.texts)},
-            seals={
-                n: hashlib.sha256(text).hexdigest() for n, text in job.texts.items()
-            },
+            objects=job.objects,
+            seals=job.seals,
             lost=job.lost,
             parent=self._keeping.parent,
             notes=job.notes,
@@ -337,6 +342,27 @@ def _available_memory() -> float:
         return math.inf
     found = [line.split()[1] for line in lines if line.startswith("MemAvailable")]
     return int(found[0]) * 1024 if found else math.inf
+
+
+def _room(staging: Staging, nbytes: int) -> int:
+    """How much memory there is to be for a pack: if not for all of it, a ring.
+
+    Raises:
+        NotWritten: There is too little.
+    """
+    if staging.has(nbytes):
+        return nbytes
+    available = _available_memory() + len(staging.data)
+    most = available * _PART_OF_MEMORY
+    if nbytes <= most:
+        return nbytes
+    if most < _LEAST:
+        raise NotWritten(
+            f"A checkpoint may take {_PART_OF_MEMORY:.0%} of the memory that is free, "
+            f"{available / 2**20:.0f} MiB, and needs {_LEAST / 2**20:.0f} MiB; this "
+            "run goes on without checkpoints."
+        )
+    return max(int(most), len(staging.data))
 
 
 def _memory(captured: Captured) -> Memory:
@@ -356,22 +382,12 @@ def _memory(captured: Captured) -> Memory:
 def _job(captured: Captured, snapshot: Snapshot, notes: dict[str, Any]) -> _Job:
     """What the background needs, and nothing that keeps tensors alive."""
     numbers = captured.numbers
+    texts = {GRAPH: captured.objects, STREAMS: captured.streams}
     return _Job(
         snapshot=snapshot,
-        texts={GRAPH: captured.objects, STREAMS: captured.streams},
+        objects={name: snapshot.add_text(text) for name, text in texts.items()},
+        seals={n: hashlib.sha256(text).hexdigest() for n, text in texts.items()},
         tensors={n: described(t, numbers[n]) for n, t in captured.tensors.items()},
         lost=captured.lost,
         notes={**notes, BUFFERS: len(captured.buffers)},
     )
-
-
-def _fill(job: _Job, plan: Plan, staging: Staging) -> None:
-    """Put what is ready in its place; say where the rest goes."""
-    num_chunks, texts = len(job.snapshot.chunks), list(job.texts.values())
-    places = list(zip(plan.fresh, plan.layout.offsets, strict=True))
-    for number, offset in places:
-        if number >= num_chunks:
-            text = texts[number - num_chunks]
-            staging.data[offset : offset + len(text)] = text
-    mine = [place for place in places if place[0] < num_chunks]
-    job.snapshot.place([n for n, _ in mine], [o for _, o in mine], staging.address)

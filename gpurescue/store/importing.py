@@ -60,7 +60,9 @@ def import_(
         notes={"imported": _readable(path.name), "values": values},
     )
     with store.writer(run), store.plan(packed.keys) as plan:
-        return store.publish(plan, packed.for_plan(plan), contents, progress)
+        return store.publish(
+            plan, packs.pieces(packed.for_plan(plan)), contents, progress
+        )
 
 
 def _readable(name: str) -> str:

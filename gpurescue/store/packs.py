@@ -12,7 +12,7 @@ import fcntl
 import mmap
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import xxhash
@@ -44,15 +44,26 @@ def buffer(nbytes: int) -> memoryview:
     return memoryview(mmap.mmap(-1, max(nbytes, PAGE)))[:nbytes]
 
 
+def pieces(data: memoryview) -> Iterator[memoryview]:
+    """What to write one behind the other."""
+    for start in range(0, len(data), PIECE):
+        yield data[start : start + PIECE]
+
+
 def write(
-    folder: Folder, name: str, data: memoryview, progress: Progress | None = None
+    folder: Folder,
+    name: str,
+    data: Iterable[memoryview],
+    progress: Progress | None = None,
 ) -> None:
     """Write a pack, durably.
 
     Args:
         folder: Of packs.
         name: Of the pack, which is new.
-        data: Its bytes; those from ``buffer`` are written around the page cache.
+        data: Its bytes, in pieces; those that begin and end on pages of memory are
+            written around the page cache. What is raised by it is raised here, and
+            there is no pack then.
         progress: Called with the number of bytes of each piece that is written.
 
     Raises:
@@ -60,9 +71,10 @@ def write(
     """
 
     def fill(file: int) -> None:
-        is_direct = _is_aligned(data) and _go_direct(file)
-        for start in range(0, len(data), PIECE):
-            piece = data[start : start + PIECE]
+        is_direct, start = _go_direct(file), 0
+        for piece in data:
+            if is_direct and not _is_aligned(piece):
+                is_direct = _go_buffered(file)
             try:
                 write_all(file, piece, start)
             except OSError as error:
@@ -70,6 +82,7 @@ def write(
                     raise
                 is_direct = _go_buffered(file)
                 write_all(file, piece, start)
+            start += len(piece)
             if progress is not None:
                 progress(len(piece))
 

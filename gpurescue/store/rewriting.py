@@ -104,7 +104,7 @@ def copy(
         for chunk, offset in zip(batch, layout.offsets, strict=True):
             data[offset : offset + chunk.nbytes] = old.read(chunk)
             moved[chunk] = Chunk(chunk.digest, chunk.nbytes, name, offset)
-        packs.write(folder, name, data)
+        packs.write(folder, name, packs.pieces(data))
         new = packs.Pack(folder, name)
         for chunk in batch:
             new.read(moved[chunk])

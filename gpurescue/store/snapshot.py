@@ -18,7 +18,7 @@ import logging
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +28,7 @@ import xxhash
 from gpurescue.errors import Torn
 from gpurescue.store.layout import SMALL
 from gpurescue.store.packs import digest_of
+from gpurescue.store.pipe import Pipe
 from gpurescue.store.staging import Staging
 
 _log = logging.getLogger(__name__)
@@ -97,17 +98,16 @@ class Snapshotter:
         )
         self._gathered = Staging()
 
-    def take(self, memory: Memory, *, stops: bool = False) -> Snapshot:
+    def take(self, memory: Memory) -> Snapshot:
         """Note what memory is now; it is copied later.
 
         Called where training stands still, and no earlier snapshot is being copied.
 
         Args:
             memory: What to take.
-            stops: True to copy all of it at once: training stands still for longer.
         """
         found = Snapshot(memory)
-        found.sort_out(None if stops else self.restless)
+        found.sort_out(self.restless)
         self._gathered.reserve(found.num_gathered)
         found.gather(self._gathered)
         self._digest(found)
@@ -160,35 +160,54 @@ class _Chunk:
         digest: Of what they were at the boundary.
     """
 
-    __slots__ = ("address", "digest", "is_proved", "lock", "nbytes", "number", "to")
+    __slots__ = (
+        "address",
+        "digest",
+        "is_done",
+        "is_proved",
+        "lock",
+        "nbytes",
+        "number",
+    )
 
     def __init__(self, address: int, nbytes: int, number: int | None) -> None:
         self.address = address
         self.nbytes = nbytes
         self.number = number
         self.digest = ""
-        self.to: int | None = None  # where the copy is, once there is one
-        self.is_proved = False
+        self.is_done = self.is_proved = False
         self.lock = threading.Lock()
 
-    def copy(self, to: int) -> None:
-        """Copy, and digest the copy; what an optimizer had copied is digested only."""
+    def copy(self, pipe: Pipe, offset: int) -> None:
+        """Copy to a place in a pack, and digest the copy.
+
+        Raises:
+            BrokenPipeError: There is no room for it.
+        """
+        end = offset + self.nbytes
         with self.lock:
             found = xxhash.xxh3_128()
-            for start in range(0, self.nbytes, _BLOCK):
-                count = min(_BLOCK, self.nbytes - start)
-                if self.to is None:
-                    ctypes.memmove(to + start, self.address + start, count)
-                found.update(_view(to + start, count))
-            self.to = to
+            at = offset
+            while at < end:  # blocks of the pack: none goes round the end of a ring
+                stop = min(at - at % _BLOCK + _BLOCK, end)
+                pipe.room(stop)
+                to, source = pipe.address(at), self.address + at - offset
+                if to != source:  # as it is for what an optimizer had copied
+                    ctypes.memmove(to, source, stop - at)
+                found.update(_view(to, stop - at))
+                pipe.fill(stop)
+                at = stop
+            self.is_done = True
             self.is_proved = found.hexdigest() == self.digest
 
-    def copy_first(self, to: int) -> None:
-        """Copy before somebody writes."""
+    def set_aside(self, to: int) -> bool:
+        """Copy before somebody writes; False if it has been copied."""
         with self.lock:
-            if self.to is None:
+            if not self.is_done and self.address != to:
                 ctypes.memmove(to, self.address, self.nbytes)
-                self.to = to
+                self.address = to
+                return True
+            return False
 
 
 class Snapshot:
@@ -211,18 +230,30 @@ class Snapshot:
         self.num_gathered = 0
         self.num_saved = 0
         self._groups: list[list[int]] = []
-        self._places: dict[int, int] = {}  # of chunks: address of the copy
-        self._fresh: list[_Chunk] = []
+        self._texts: list[bytes] = []
+        self._places: dict[int, int] = {}  # of chunks that are copied: in the pack
+        self._pipe: Pipe | None = None
+        self._aside: list[Any] = []  # memory
         self._are_placed = threading.Event()
-        self._by_address: dict[int, _Chunk] = {}
+        self._is_over = threading.Event()
+        self._by_address: dict[int, int] = {}  # numbers of chunks
 
     @property
     def keys(self) -> list[tuple[str, int]]:
         """Digest and number of bytes of each chunk."""
         return [(chunk.digest, chunk.nbytes) for chunk in self.chunks]
 
-    def sort_out(self, restless: set[tuple[int, int]] | None) -> None:
-        """Decide what is a chunk of its own, and what is gathered (all, if None)."""
+    def add_text(self, text: bytes) -> int:
+        """Add bytes that nobody writes; the number of their chunk."""
+        address = ctypes.cast(ctypes.c_char_p(text), ctypes.c_void_p).value or 0
+        chunk = _Chunk(address, len(text), None)
+        chunk.digest = digest_of(text)
+        self._texts.append(text)
+        self.chunks.append(chunk)
+        return len(self.chunks) - 1
+
+    def sort_out(self, restless: set[tuple[int, int]]) -> None:
+        """Decide what is a chunk of its own, and what is gathered."""
         memory, parts = self.memory, self.parts
         group: list[int] = []
         filled = 0
@@ -230,8 +261,7 @@ class Snapshot:
             zip(memory.addresses, memory.sizes, strict=True)
         ):
             if nbytes >= SMALL:
-                is_gathered = restless is None or (address, nbytes) in restless
-                self._add(number, is_gathered=is_gathered)
+                self._add(number, is_gathered=(address, nbytes) in restless)
                 continue
             if filled + nbytes > _GATHERED or not group:
                 group, filled = [], 0
@@ -252,9 +282,8 @@ class Snapshot:
             self._groups.append([len(self.chunks), number])
             self.chunks.append(_Chunk(0, nbytes, None))
             return
-        chunk = _Chunk(address, nbytes, number)
-        self.chunks.append(chunk)
-        self._by_address[address] = chunk
+        self._by_address[address] = len(self.chunks)
+        self.chunks.append(_Chunk(address, nbytes, number))
 
     def gather(self, staging: Staging) -> None:
         """Copy what cannot wait."""
@@ -271,17 +300,17 @@ class Snapshot:
 
     # -- the copy, in another thread
 
-    def place(self, fresh: Sequence[int], offsets: Sequence[int], to: int) -> None:
+    def place(self, places: Iterable[tuple[int, int]], pipe: Pipe) -> None:
         """Say where copies go.
 
         Args:
-            fresh: Which chunks are copied; nobody needs the others.
-            offsets: Where each goes.
-            to: The address that offsets count from.
+            places: The numbers of the chunks that are copied (nobody needs the
+                others), and where in the pack each of them begins.
+            pipe: What they are written through.
         """
-        self._fresh = [self.chunks[number] for number in fresh]
-        for chunk, offset in zip(self._fresh, offsets, strict=True):
-            self._places[id(chunk)] = to + offset
+        self._pipe = pipe
+        for number, offset in sorted(places, key=lambda place: place[1]):
+            self._places[number] = offset
         self._are_placed.set()
 
     def copy(self) -> None:
@@ -290,12 +319,22 @@ class Snapshot:
         Raises:
             Torn: Some of it had been written to before it was copied.
         """
+        assert self._pipe is not None
+        error: BaseException | None = None
         try:
-            for chunk in self._fresh:
-                chunk.copy(self._places[id(chunk)])
+            self._copy(self._pipe)
+        except BaseException as raised:
+            error = raised
+            raise
         finally:
+            self._pipe.finish(error)
             self.forget()
-        torn = [c.number for c in self._fresh if not c.is_proved]
+
+    def _copy(self, pipe: Pipe) -> None:
+        chunks = [(self.chunks[n], offset) for n, offset in self._places.items()]
+        for chunk, offset in chunks:
+            chunk.copy(pipe, offset)
+        torn = [chunk.number for chunk, _ in chunks if not chunk.is_proved]
         if torn:
             raise Torn([number for number in torn if number is not None])
 
@@ -303,7 +342,14 @@ class Snapshot:
         """Nothing is copied any more: let optimizers write, and memory go."""
         _unwatch(self._before_step)
         self._are_placed.set()
+        self._is_over.set()
         self.memory.owners.clear()
+        self._texts.clear()
+        self._aside.clear()
+
+    def wait(self, timeout: float) -> None:
+        """Wait until nothing is copied any more."""
+        self._is_over.wait(timeout)
 
     # -- before somebody writes
 
@@ -324,16 +370,26 @@ class Snapshot:
     def save(self, storages: Iterable[Any]) -> None:
         """Copy what is about to be written, unless that was done."""
         found = [self._by_address.get(storage.data_ptr()) for storage in storages]
-        mine = {id(c): c for c in found if c is not None and not c.is_proved}
+        mine = {n for n in found if n is not None and not self.chunks[n].is_done}
         if not mine:
             return
         self._are_placed.wait()  # some milliseconds: a look into the catalogue
         # What the other thread is busy with comes last: then it is done.
-        for chunk in sorted(mine.values(), key=lambda c: c.lock.locked()):
-            to = self._places.get(id(chunk))
-            if to is not None and chunk.to is None:
-                chunk.copy_first(to)
-                self.num_saved += 1
+        for number in sorted(mine, key=lambda n: self.chunks[n].lock.locked()):
+            if number in self._places:
+                self._save(self.chunks[number], self._places[number])
+
+    def _save(self, chunk: _Chunk, offset: int) -> None:
+        assert self._pipe is not None
+        if self._pipe.is_whole:
+            self.num_saved += chunk.set_aside(self._pipe.address(offset))
+        elif sum(map(len, self._aside)) + chunk.nbytes <= self._pipe.capacity:
+            memory = bytearray(chunk.nbytes)
+            self._aside.append(memory)
+            to = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+            self.num_saved += chunk.set_aside(to)
+        else:
+            self._pipe.passed(offset + chunk.nbytes)  # training waits for the disk
 
 
 def _unwatch(hook: Callable[..., None]) -> None:

@@ -14,7 +14,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,7 @@ class Store:
     def publish(
         self,
         plan: Plan,
-        data: memoryview,
+        data: Iterable[memoryview],
         contents: Contents,
         progress: packs.Progress | None = None,
     ) -> Manifest:
@@ -142,7 +142,7 @@ class Store:
 
         Args:
             plan: Where its chunks go.
-            data: The new pack, as ``plan.layout`` says.
+            data: The new pack, as ``plan.layout`` says, in pieces.
             contents: What the chunks are.
             progress: Called with the bytes of each piece that is written.
 

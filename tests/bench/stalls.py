@@ -120,6 +120,8 @@ class Ways:
         self._staging = Staging()
         self._staging.reserve(self.nbytes + 2**20)
         self._number = 0
+        self._is_published = threading.Event()
+        self._done: object = None
         self.checkpointer: Checkpointer | None = None
 
     def path(self) -> Path:
@@ -131,12 +133,26 @@ class Ways:
         """A ``Checkpointer``, with digests taken and every copy proved."""
         if self.checkpointer is None:
             store = Store(self.folder / "store", create=True)
-            self.checkpointer = Checkpointer(store, RUN)
+            self.checkpointer = Checkpointer(store, RUN, on_done=self._published)
         variables = {"model": self.training.model, "optimizer": self.training.optimizer}
         while not self.checkpointer.take(variables, {}):
             self.checkpointer.wait()
-        found = self.checkpointer
-        return lambda: (found.wait(), None)[1]
+        return self._wait
+
+    def _published(self, done: object) -> None:
+        self._done = done
+        self._is_published.set()
+
+    def _wait(self) -> None:
+        self._is_published.wait()
+        self._is_published.clear()
+        if isinstance(self._done, Exception):
+            raise self._done
+
+    def settle(self) -> None:
+        """Let what is done behind a checkpoint come to its end."""
+        if self.checkpointer is not None:
+            self.checkpointer.wait()
 
     def memcpy(self) -> Callable[[], None]:
         """The limit for what copies before it returns."""
@@ -243,6 +259,7 @@ def saved(ways: Ways, label: str, *, trains: bool) -> dict[str, float]:
     while trains and not done:
         ways.training.step()
     waiter.join()
+    ways.settle()
     return {
         "stall": stalled - begun,
         "durable": done[0] - begun,

@@ -27,7 +27,7 @@ def save(store: Store, values: dict[str, bytes], **further: Any) -> Manifest:
             data[offset : offset + len(given[number])] = given[number]
         storages = tuple(Storage(n, 0, len(value)) for n, value in enumerate(given))
         contents = Contents(run=RUN, storages=storages, tensors=tensors, **further)
-        return store.publish(plan, data, contents)
+        return store.publish(plan, packs.pieces(data), contents)
 
 
 def _bytes(storage: Any) -> bytes:
@@ -82,4 +82,4 @@ def save_tensors(store: Store, tensors: dict[str, Any], **further: Any) -> Manif
             },
             **further,
         )
-        return store.publish(plan, data, contents)
+        return store.publish(plan, packs.pieces(data), contents)

@@ -228,14 +228,73 @@ def test_what_cannot_be_captured_is_named(store, checkpointer, done) -> None:
     assert done[0].lost == {"trainer['lock']": "lock"}
 
 
-def test_a_state_that_memory_cannot_hold_twice_is_refused(
-    store, checkpointer, monkeypatch
-) -> None:
-    monkeypatch.setattr(
-        "gpurescue.store.checkpointer._available_memory", lambda: 1_000_000
-    )
-    with pytest.raises(NotWritten, match=r"needs 0\.0 GiB.*goes on without"):
+def test_without_any_memory_it_is_refused(store, checkpointer, monkeypatch) -> None:
+    monkeypatch.setattr(MEMORY, lambda: 1_000_000)
+    with pytest.raises(NotWritten, match=r"25%.*1 MiB.*goes on without"):
         checkpointer.take({"x": torch.ones(100_000)}, {})
+
+
+MEMORY = "gpurescue.store.checkpointer._available_memory"
+LITTLE = 300 * 2**20  # a quarter: some pieces, and less than the state below
+
+
+def large_state() -> tuple[list[torch.nn.Parameter], torch.optim.Optimizer]:
+    """A frozen tensor that is larger than what may be copied, and some that train."""
+    sizes = [25_000_000, *[3_000_000] * 5]
+    tensors = [torch.nn.Parameter(torch.randn(size)) for size in sizes]
+    tensors[0].requires_grad_(False)
+    for tensor in tensors[1:]:
+        tensor.grad = torch.ones_like(tensor)
+    return tensors, torch.optim.SGD(tensors[1:], lr=0.1, fused=True)
+
+
+def test_a_state_that_memory_does_not_hold_twice_is_written_as_it_is_copied(
+    store, checkpointer, done, monkeypatch
+) -> None:
+    monkeypatch.setattr(MEMORY, lambda: LITTLE)
+    tensors, optimizer = large_state()
+    for _ in range(2):
+        before = [t.detach().clone() for t in tensors]
+        take(checkpointer, {"tensors": tensors, "optimizer": optimizer}, {})
+        optimizer.step()
+        assert checkpointer.wait(60)
+        reader = Reader(store, done[-1])
+        for number, tensor in enumerate(before):
+            assert torch.equal(reader.tensor(f"tensors.{number}"), tensor)
+    assert [row.added > 100_000_000 for row in store.rows()] == [True, False]
+    assert not store.verify()
+
+
+def test_a_disk_that_fails_does_not_hold_a_run_that_waits_for_it(
+    store, checkpointer, done, monkeypatch
+) -> None:
+    def broken(file, data, offset):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(MEMORY, lambda: LITTLE)
+    monkeypatch.setattr(os, "pwrite", broken)
+    tensors, optimizer = large_state()
+    take(checkpointer, {"tensors": tensors, "optimizer": optimizer}, {})
+    optimizer.step()
+    assert checkpointer.wait(60)
+    assert isinstance(done[-1], NotWritten)
+    assert store.rows() == []
+
+
+def test_what_is_always_written_meanwhile_is_copied_while_the_run_stands_still(
+    store, checkpointer, done
+) -> None:
+    tensors = [torch.randn(300_000) for _ in range(40)]
+    for turn in range(3):  # other tensors each time: what was torn is gathered then
+        take(checkpointer, {"tensors": tensors}, {})
+        for tensor in tensors[turn * 12 : turn * 12 + 12]:
+            tensor.numpy()[:] += 1
+        assert checkpointer.wait(60)
+    assert checkpointer.counts.stopped in {0, 1}
+    assert checkpointer.counts.torn + checkpointer.counts.published == 3
+    if checkpointer.counts.torn == 2:
+        assert checkpointer.counts.stopped == 1
+    assert not store.verify()
 
 
 def test_old_checkpoints_go_as_new_ones_come(store, checkpointer, done) -> None:

@@ -390,7 +390,7 @@ def test_a_shard_is_not_exported_as_if_it_were_whole(store, tmp_path):
         contents = Contents(
             run=RUN, storages=made.storages, tensors={**made.tensors, "a.x": shard}
         )
-        sharded = store.publish(plan, memoryview(b""), contents)
+        sharded = store.publish(plan, [], contents)
     with pytest.raises(UsageError, match=r"a.x is a shard .*\(4, 3\)"):
         exported(store, sharded.id, tmp_path / "x", "torch")
     assert exported(store, sharded.id, tmp_path / "x", "torch", prefix="b") == ["x"]

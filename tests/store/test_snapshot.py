@@ -17,6 +17,7 @@ from gpurescue.errors import Torn
 from gpurescue.state.named import named
 from gpurescue.store.layout import lay_out
 from gpurescue.store.packs import digest_of
+from gpurescue.store.pipe import Pipe
 from gpurescue.store.snapshot import Memory, Snapshot, Snapshotter
 from gpurescue.store.staging import Staging
 
@@ -55,8 +56,8 @@ class Copying:
         self.layout = lay_out([chunk.nbytes for chunk in snapshot.chunks])
         self.staging.reserve(self.layout.nbytes)
         self.torn: Torn | None = None
-        every = range(len(snapshot.chunks))
-        snapshot.place(every, self.layout.offsets, self.staging.address)
+        pipe = Pipe(self.staging, self.layout.nbytes)
+        snapshot.place(enumerate(self.layout.offsets), pipe)
         self.thread = threading.Thread(target=self.copy)
 
     def copy(self) -> None:
@@ -201,17 +202,6 @@ def test_what_is_written_while_it_is_copied_is_never_taken_for_whole(
     assert outcomes["whole"] + outcomes["torn"] > 0
     if form in {"p.data =", "swap_tensors"}:  # the old memory is as it was
         assert not outcomes["torn"]
-
-
-def test_stopping_copies_all_at_once(snapshotter) -> None:
-    tensors = [torch.randn(100_000), torch.randn(10)]
-    memory = memory_of({"tensors": tensors})
-    copying = Copying(snapshotter.take(memory, stops=True))
-    for tensor in tensors:
-        tensor.zero_()
-    copying.copy()
-    assert copying.torn is None
-    assert copying.copied() == copying.before
 
 
 def test_equal_memory_has_equal_keys_wherever_it_is(snapshotter) -> None:

@@ -171,7 +171,7 @@ def test_tensors_that_do_not_fit_are_not_published(store):
     storages = (Storage(0, 0, 15),)
     contents = Contents(run=saving.RUN, storages=storages, tensors=wrong)
     with store.plan([("0" * 32, 15)]) as plan, pytest.raises(UsageError, match="'x'"):
-        store.publish(plan, data, contents)
+        store.publish(plan, [data], contents)
     assert {n for n in files(store) if "locks" not in n} == {*before}
 
 
