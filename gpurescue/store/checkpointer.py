@@ -7,13 +7,14 @@ next boundary after it, as the run is then; the newest wins.
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import logging
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,13 +180,15 @@ class Checkpointer:
         if self.is_busy or self._is_over:
             self.counts.waited += 1
             return False
-        captured = capture(variables)
-        memory = _memory(captured)
-        if not self._has_room(memory):
-            return False
-        snapshot = self._snapshotter.take(memory)
+        with _nothing_collected():
+            captured = capture(variables)
+            memory = _memory(captured)
+            if not self._has_room(memory):
+                return False
+            snapshot = self._snapshotter.take(memory)
+            job = _job(captured, snapshot, notes)
         with self._changed:
-            self._job = _job(captured, snapshot, notes)
+            self._job = job
             self._changed.notify_all()
         if self._num_torn >= _TIMES_TORN:
             self.counts.stopped += 1
@@ -333,6 +336,18 @@ class Checkpointer:
             parent=self._keeping.parent,
             notes=job.notes,
         )
+
+
+@contextlib.contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """No search for cycles: of 44,400 tensors it takes a third of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _available_memory() -> float:
