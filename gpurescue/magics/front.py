@@ -17,7 +17,7 @@ from gpurescue.magics.waiting import Waiter
 from gpurescue.recovery.engine import State
 from gpurescue.recovery.plan import Action, Plan, Restart
 from gpurescue.source.modules import Modules
-from gpurescue.store.catalog import WHERE
+from gpurescue.store.catalog import METRICS, WHERE
 
 _GIVE_UP = {Action.RAISE, Action.ABANDON}
 _HANDOVER = 0.0005
@@ -81,7 +81,11 @@ class Front:
         clock = job.run.clock
         job.regular = self.keeper.regular(
             self.keeper.variables(lambda: job.script.code, self.session.namespace),
-            lambda: {WHERE: str(clock), "versions": keeping.versions()},
+            lambda variables: {
+                WHERE: str(clock),
+                METRICS: self.keeper.metrics(variables),
+                "versions": keeping.versions(),
+            },
             budget,
         )
         clock.watcher = job.regular

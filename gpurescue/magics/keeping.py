@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import secrets
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,15 +15,17 @@ from typing import Any
 from traitlets import Bool, Float, Unicode
 from traitlets.config import Configurable
 
+from gpurescue.errors import UsageError
 from gpurescue.magics.shell import Shell
 from gpurescue.recovery import suspension
 from gpurescue.source import tree as trees
 from gpurescue.state.capture import variables_of
-from gpurescue.store.checkpointer import Checkpointer
+from gpurescue.store.checkpointer import Checkpointer, Keeping
 from gpurescue.store.keys import key
 from gpurescue.store.policy import Settings
 from gpurescue.store.regular import Regular, Reported
 from gpurescue.store.restore import Restored
+from gpurescue.store.retention import Rules
 from gpurescue.store.store import Store
 
 FOLDER = ".gpurescue"
@@ -42,6 +45,11 @@ class GpuRescue(Configurable):
     ).tag(config=True)
     hours_between_failures = Float(
         None, allow_none=True, help="how often runs here fail or are preempted"
+    ).tag(config=True)
+    best = Unicode(
+        "",
+        help="a variable by which the best checkpoint of a run is kept, such as "
+        "'min val_loss' or 'max accuracy'",
     ).tag(config=True)
     folder = Unicode(
         "", help=f"where checkpoints are; {FOLDER} beside the notebook if empty"
@@ -81,18 +89,18 @@ class Keeper:
     def regular(
         self,
         variables: Callable[[FrameType], dict[str, Any]],
-        notes: Callable[[], dict[str, Any]],
+        notes: Callable[[dict[str, Any]], dict[str, Any]],
         budget: float | None = None,
     ) -> Regular | None:
         """What takes checkpoints of a run that is about to begin; None for none.
 
         Args:
             variables: What the run consists of.
-            notes: Plain facts about where it is.
+            notes: Plain facts about it, given those.
             budget: Percent of its time that they may cost; as configured, if None.
 
         Raises:
-            UsageError: The budget makes no sense.
+            UsageError: The budget, or another setting, makes no sense.
         """
         percent = self.settings.budget if budget is None else budget
         if percent == 0 or (budget is None and not self.settings.checkpoints):
@@ -104,14 +112,24 @@ class Keeper:
             mtbf=None if hours is None else hours * 3600,
         )
         path, run = self.path, secrets.token_hex(8)
+        keeping = Keeping(rules=_rules(self.settings.best))
 
         def opened(report: Reported) -> Checkpointer:
             store = Store(path, key=key(create=True), create=True)
-            return Checkpointer(store, run, on_done=report)
+            return Checkpointer(store, run, keeping=keeping, on_done=report)
 
         found = Regular(opened, settings, variables=variables, notes=notes)
         found.on_problem = lambda why: self.shell.say(f"No checkpoints: {why}")
         return found
+
+    def metrics(self, variables: Mapping[str, Any]) -> dict[str, float]:
+        """What checkpoints are the best by, as it is now; empty if it is no number."""
+        name = _rules(self.settings.best).metric
+        if name is None:
+            return {}
+        found = [v for n, v in variables.items() if n.rpartition(".")[2] == name]
+        numbers = [x for x in map(_number, found) if x is not None]
+        return {name: numbers[-1]} if numbers else {}
 
     def variables(
         self, code: Callable[[], Any], namespace: dict[str, Any]
@@ -125,6 +143,32 @@ class Keeper:
             return _variables(code(), namespace, frame)
 
         return of_frame
+
+
+def _rules(best: str) -> Rules:
+    """Which checkpoints stay, given the setting.
+
+    Raises:
+        UsageError: It does not say what is best.
+    """
+    if not best.strip():
+        return Rules()
+    way, _, name = best.strip().partition(" ")
+    if way not in {"min", "max"} or not name.strip().isidentifier():
+        raise UsageError(
+            f"GpuRescue.best is {best!r}: say 'min' or 'max', and the name of a "
+            "variable, such as 'min val_loss'."
+        )
+    return Rules(metric=name.strip(), is_better_high=way == "max")
+
+
+def _number(value: Any) -> float | None:
+    """A number, or a tensor or array of one, if it is finite."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return found if math.isfinite(found) and not isinstance(value, str) else None
 
 
 def ended(regular: Regular | None) -> None:

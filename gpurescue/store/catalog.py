@@ -10,7 +10,7 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -21,15 +21,18 @@ from gpurescue.errors import Locked, NotWritten
 from gpurescue.store.format import Chunk, Identity, Manifest, Natural, Time
 
 NAME = "catalog.sqlite"
-VERSION = 2
-WHERE = "where"  # the note that says it
+VERSION = 3
+WHERE, METRICS = "where", "metrics"  # notes that say it
 Place = Annotated[str, Meta(pattern="^[ -~]{0,100}$")]
+Metrics = Annotated[
+    dict[Annotated[str, Meta(pattern="^[ -~]{1,100}$")], float], Meta(max_length=100)
+]
 _WAIT = 30.0  # seconds for another process
 _TABLES = (
     "CREATE TABLE checkpoints (id TEXT PRIMARY KEY, run TEXT NOT NULL, "
     "number INTEGER NOT NULL, parent TEXT, created REAL NOT NULL, "
     "nbytes INTEGER NOT NULL, added INTEGER NOT NULL, num_tensors INTEGER NOT NULL, "
-    "place TEXT NOT NULL)",
+    "place TEXT NOT NULL, metrics TEXT NOT NULL)",
     "CREATE INDEX by_run ON checkpoints (run, number)",
     "CREATE TABLE chunks (digest TEXT NOT NULL, nbytes INTEGER NOT NULL, "
     "pack TEXT NOT NULL, offset INTEGER NOT NULL, PRIMARY KEY (digest, nbytes)) "
@@ -51,6 +54,7 @@ class Row:
         added: Of those that no earlier checkpoint had.
         num_tensors: How many tensors it has.
         place: Where in its loops the run stood, such as ``epoch 2, step 17``.
+        metrics: Values by which checkpoints may be the best ones.
     """
 
     id: Identity
@@ -62,6 +66,7 @@ class Row:
     added: Natural
     num_tensors: Natural
     place: Place = ""
+    metrics: Metrics = field(default_factory=dict)
 
 
 class Catalog:
@@ -164,8 +169,13 @@ class Catalog:
         names = [field.name for field in fields(Row)]
         try:
             made = [dict(zip(names, row, strict=True)) for row in rows]
+            for row in made:
+                row["metrics"] = msgspec.json.decode(row["metrics"])
             return msgspec.convert(made, list[Row])
-        except msgspec.ValidationError:  # by somebody else; tables take any type
+        except (
+            msgspec.DecodeError,
+            TypeError,
+        ):  # by somebody else; tables take any type
             self._make()
             return []
 
@@ -191,11 +201,12 @@ def _add(found: sqlite3.Connection, manifest: Manifest) -> None:
         )
         added += chunk.nbytes if done.rowcount else 0
     found.execute(
-        "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             manifest.id, manifest.run, manifest.number, manifest.parent,
             manifest.created, sum(chunk.nbytes for chunk in distinct), added,
             len(manifest.tensors), _place(manifest.notes.get(WHERE)),
+            _metrics(manifest.notes.get(METRICS)),
         ),
     )  # fmt: skip
 
@@ -206,3 +217,11 @@ def _place(note: object) -> str:
         return msgspec.convert(note, Place)
     except msgspec.ValidationError:
         return ""
+
+
+def _metrics(note: object) -> str:
+    try:
+        found = msgspec.convert(note, Metrics)
+    except msgspec.ValidationError:
+        found = {}
+    return msgspec.json.encode(found).decode()

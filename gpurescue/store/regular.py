@@ -30,7 +30,7 @@ class Regular:
         opened: Makes the checkpointer, given what is to be told of each checkpoint.
         settings: How often.
         variables: What a run that stands in a frame consists of, by name.
-        notes: Plain facts about where the run is.
+        notes: Plain facts about the run, given its variables.
 
     Attributes:
         on_problem: Told once why there are no checkpoints, or no longer.
@@ -42,7 +42,7 @@ class Regular:
         settings: Settings,
         *,
         variables: Callable[[FrameType], dict[str, Any]],
-        notes: Callable[[], dict[str, Any]] = dict,
+        notes: Callable[[dict[str, Any]], dict[str, Any]] = lambda variables: {},
     ) -> None:
         self.on_problem: Callable[[str], None] = _log.warning
         self.checkpointer: Checkpointer | None = None
@@ -88,7 +88,8 @@ class Regular:
         if self.checkpointer.is_busy:
             return
         try:
-            has_begun = self.checkpointer.take(self._variables(frame), self._notes())
+            variables = self._variables(frame)
+            has_begun = self.checkpointer.take(variables, self._notes(variables))
         except StoreError as error:
             self._fail(str(error))
             return

@@ -21,7 +21,7 @@ _AGES = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One checkpoint; for the first nine see ``Row``.
+    """One checkpoint; for most of it see ``Row``.
 
     Attributes:
         pinned: True if it is kept for good.
@@ -36,6 +36,7 @@ class Line:
     added: int
     num_tensors: int
     place: str
+    metrics: dict[str, float]
     parent: str | None
     pinned: bool
     signed: bool | None
@@ -106,9 +107,14 @@ def _cells(line: Line, now: float) -> list[str]:
         size(line.nbytes),
         size(line.added),
         str(line.num_tensors),
-        line.place,
+        _where(line),
         ", ".join(mark for mark, holds in marks.items() if holds),
     ]
+
+
+def _where(line: Line) -> str:
+    values = [f"{name} {value:.4g}" for name, value in line.metrics.items()]
+    return ", ".join([*([line.place] if line.place else []), *values])
 
 
 def _age(seconds: float) -> str:

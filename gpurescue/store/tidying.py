@@ -32,7 +32,7 @@ def tidy(store: Store, run: str, rules: Rules, limit: int | None = None) -> list
     there = [
         Kept(
             id=row.id, run=row.run, number=row.number, created=row.created,
-            nbytes=row.nbytes, is_pinned=row.id in pinned,
+            nbytes=row.nbytes, metrics=row.metrics, is_pinned=row.id in pinned,
         )
         for row in store.rows()
     ]  # fmt: skip

@@ -135,3 +135,31 @@ def test_a_folder_that_cannot_be_written_is_told_once(notebook, folder) -> None:
     found = notebook.run("%%resilient --budget 50\nlosses = train(net, optimizer, 8)\n")
     assert found.is_ok
     assert found.stdout.count("No checkpoints: ") == 1
+
+
+def test_the_best_checkpoint_stays(notebook, folder) -> None:
+    notebook.run("%config GpuRescue.best = 'max accuracy'")
+    found = notebook.run(
+        "%%resilient --budget 90\n"
+        "for number in range(14):\n"
+        "    accuracy = torch.tensor(0.9 - abs(number - 4) / 100)\n"
+        "    losses = train(net, optimizer, 1)\n",
+        timeout=120,
+    )
+    assert found.is_ok
+    notebook.run(JOIN)
+    notebook.run("%config GpuRescue.best = ''")
+    rows = Store(folder).rows()
+    assert len(rows) > 3
+    known = [row.metrics["accuracy"] for row in rows]
+    assert max(known) > max(known[0], *known[-3:])  # others would have kept these
+
+
+@pytest.mark.parametrize("best", ["val_loss", "least val_loss", "min 1"])
+def test_a_setting_that_says_not_what_is_best_is_refused(notebook, best) -> None:
+    notebook.run(f"%config GpuRescue.best = {best!r}")
+    found = notebook.run("%%resilient --budget 50\nprint('ran')\n")
+    notebook.run("%config GpuRescue.best = ''")
+    assert found.error == "UsageError"
+    assert "such as 'min val_loss'" in found.traceback
+    assert found.stdout == ""
