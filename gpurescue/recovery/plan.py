@@ -207,7 +207,8 @@ def _retry(
 ) -> Plan:
     node = remainder.statement(new.scope.body, aligned.path)
     asks_again = held.site is Site.NEXT and _gives_again(suspension, held)
-    if held.site is not Site.STATEMENT and not (asks_again or _is_new(held, node)):
+    failing = remainder.statement(new.scope.body, aligned.failing)
+    if held.site is not Site.STATEMENT and not (asks_again or _is_new(held, failing)):
         raise CannotResume(_refusal(held))
     for rollback in suspension.rollbacks:
         if not rollback.is_exact or (held.index and isinstance(rollback, GoingOn)):

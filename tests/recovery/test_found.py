@@ -44,6 +44,17 @@ x = [5]
 x[0] += T((x := [1])[0], 'call')
 T(x)
 """
+DEAD_ITERATOR = """
+async def ag(k):
+    yield k
+    T(1, 'second')
+"""
+LOOP_OVER_IT = """
+match 1:
+    case _:
+        async for i in ag(5):
+            T(i)
+"""
 
 
 def verdict(*parts: str, at: tuple[str, ...], edit: Edit) -> Verdict:
@@ -59,8 +70,9 @@ def verdict(*parts: str, at: tuple[str, ...], edit: Edit) -> Verdict:
         ((GROUP_WITH_OWN, "f()\n"), ("key",), "already been left"),
         ((TARGET_BOUND,), ("call",), "was changed by"),
         ((ELEMENT_OF_BOUND,), ("call",), None),
+        ((DEAD_ITERATOR, LOOP_OVER_IT), ("second",), "might lose an item"),
     ],
-    ids=["two clauses", "one clause and another", "augmented", "element"],
+    ids=["two clauses", "one clause and another", "augmented", "element", "dead"],
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_exact_or_refused(parts, at, refusal, edit):

@@ -305,6 +305,31 @@ def walk():
     assert out == ["a", "c", "d"]
 
 
+@pytest.mark.parametrize("kind", ["with lines in front of it", "as it was"])
+def test_a_dead_iterator_is_not_gone_on_with_in_an_edited_function(kind) -> None:
+    """A statement in front of the loop is no other statement in its place."""
+    source = (
+        "class Items:\n"
+        "    __iter__ = staticmethod(lambda: map(eval, ['0', 'missing', '2']))\n"
+        "def walk():\n"
+        "    for item in Items():\n"
+        "        out.append(item)\n"
+    )
+    book, run, out = parked(source, body="walk()")
+    book.names["missing"] = 1
+    added = "    out.append('new')\n" if kind.startswith("with") else ""
+    book.redefine(
+        run, source.replace("    for item in Items", f"{added}    for item in Items")
+    )
+    with pytest.raises(CannotResume, match="might lose an item"):
+        run.resume(Restart())
+    other = source.replace("for item in Items()", "while out[-1] != 9")
+    book.redefine(run, other.replace("out.append(item)", "out.append(9)"))
+    run.resume(Restart())
+    assert run.wait(30) is State.FINISHED
+    assert out == [0, 9]
+
+
 def test_a_run_that_does_not_park_raises() -> None:
     book = harness.Notebook()
     run = book.start("{}['x']", parks=False)
