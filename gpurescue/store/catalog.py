@@ -1,24 +1,33 @@
 """The catalogue: what the manifests say, where it can be asked for quickly.
 
 SQLite, and nothing that is not in the manifests too: a catalogue that is lost, old,
-damaged or not as we make them is made again from those.
+damaged or not as we make them is made again from those; where no file can be written,
+in memory. SQLite does not see it when bytes of a row change, so each row has a seal.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import hmac
+import logging
 import os
+import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from gpurescue.errors import Locked, NotWritten
-from gpurescue.store.format import Chunk, Identity, Manifest, Natural, Time
+from gpurescue.store.files import FILE_MODE, UNFINISHED
+from gpurescue.store.format import Chunk, Identity, Manifest, Natural, Signed, Time
+
+_log = logging.getLogger(__name__)
 
 NAME = "catalog.sqlite"
 VERSION = 3
@@ -32,12 +41,19 @@ _TABLES = (
     "CREATE TABLE checkpoints (id TEXT PRIMARY KEY, run TEXT NOT NULL, "
     "number INTEGER NOT NULL, parent TEXT, created REAL NOT NULL, "
     "nbytes INTEGER NOT NULL, added INTEGER NOT NULL, num_tensors INTEGER NOT NULL, "
-    "place TEXT NOT NULL, metrics TEXT NOT NULL)",
+    "place TEXT NOT NULL, metrics TEXT NOT NULL, seal BLOB NOT NULL)",
     "CREATE INDEX by_run ON checkpoints (run, number)",
     "CREATE TABLE chunks (digest TEXT NOT NULL, nbytes INTEGER NOT NULL, "
-    "pack TEXT NOT NULL, offset INTEGER NOT NULL, PRIMARY KEY (digest, nbytes)) "
-    "WITHOUT ROWID",
+    "pack TEXT NOT NULL, offset INTEGER NOT NULL, seal BLOB NOT NULL, "
+    "PRIMARY KEY (digest, nbytes)) WITHOUT ROWID",
 )
+_PUT = "INSERT OR IGNORE INTO checkpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_PUT_CHUNK = "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?, ?)"
+_FIND_CHUNK = "SELECT * FROM chunks WHERE digest = ? AND nbytes = ?"
+_MOST = 2**62  # what SQLite can count, and a hostile manifest may say more
+_SUPER = bytes.fromhex("d9d505f920a163d7")  # the end of a journal that names another
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +90,25 @@ class Catalog:
 
     Args:
         path: Of the store.
+        key: Seals where chunks are: whoever forges that has bytes taken for what they
+            are not. None to believe all who can write to the store.
+        manifests: Gives those of all checkpoints that can be read, to make it of.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, key: bytes | None, manifests: Callable[[], Iterable[Signed]]
+    ) -> None:
         self._path = path / NAME
+        self._key = key
+        self._manifests = manifests
+        self._lock = threading.Lock()
+        self._memory: sqlite3.Connection | None = None
         if not self._is_readable():
             self._make()
 
     def _is_readable(self) -> bool:
         """False for a catalogue with anything in it that we do not make: a trigger."""
-        if self._path.is_symlink() or not self._path.is_file():
+        if self._path.is_symlink() or not self._path.is_file() or self._is_trapped():
             return False
         text = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"
         try:
@@ -91,124 +116,227 @@ class Catalog:
                 (version,) = found.execute("PRAGMA user_version").fetchone()
                 tables = {sql for (sql,) in found.execute(text)}
                 return version == VERSION and tables == set(_TABLES)
-        except sqlite3.DatabaseError:
+        except sqlite3.DatabaseError as error:
+            return _is_busy(error)
+
+    def _is_trapped(self) -> bool:
+        """True if SQLite would do more than to roll back: remove a file it is told."""
+        journal = self._path.with_name(f"{NAME}-journal")
+        if journal.is_symlink() or not journal.is_file():
+            return os.path.lexists(journal)
+        try:
+            with journal.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - len(_SUPER)))
+                return file.read() == _SUPER
+        except FileNotFoundError:  # another process has finished
             return False
 
     def _make(self) -> None:
-        for suffix in ("", "-journal", "-wal", "-shm"):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{self._path}{suffix}")
-        with self._connected() as found:
-            for text in _TABLES:
-                found.execute(text)
-            found.execute(f"PRAGMA user_version = {VERSION}")
-        self._path.chmod(0o600)
+        """Make it again, in one piece; in memory if it cannot be written."""
+        made = self._path.with_name(f"{UNFINISHED}{secrets.token_hex(8)}")
+        try:
+            os.close(os.open(made, os.O_CREAT | os.O_EXCL, FILE_MODE))
+            with _connected(made) as found:
+                self._fill(found)
+            for suffix in ("-journal", "-wal", "-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{self._path}{suffix}")
+            os.replace(made, self._path)
+        except (OSError, sqlite3.Error):
+            _log.warning("There is no catalogue but in memory.", exc_info=True)
+            with contextlib.suppress(OSError):
+                made.unlink()
+            self._go_without()
+
+    def _go_without(self) -> None:
+        found = sqlite3.connect(":memory:", check_same_thread=False)
+        with found:
+            self._fill(found)
+        self._memory = found
+
+    def _fill(self, found: sqlite3.Connection) -> None:
+        for text in _TABLES:
+            found.execute(text)
+        found.execute(f"PRAGMA user_version = {VERSION}")
+        for manifest, is_signed in sorted(self._manifests(), key=_age):
+            self._add(found, manifest, is_signed)
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
         """A connection of its own for each thread and each use: all are short."""
-        connection = sqlite3.connect(self._path, timeout=_WAIT)
-        try:
-            connection.execute("PRAGMA trusted_schema = OFF")
-            with connection:
-                yield connection
-        finally:
-            connection.close()
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with self._connected() as found:
+        if self._memory is None:
+            with _connected(self._path) as found:
                 yield found
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise Locked(f"{self._path} is in use by another process.") from error
-            raise NotWritten(f"{self._path} could not be written: {error}.") from error
+        else:
+            with self._lock, self._memory:
+                yield self._memory
 
-    def add(self, manifests: Iterable[Manifest]) -> None:
-        """Add checkpoints, oldest first.
+    def _use(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Have something done, if need be with a catalogue that was made again.
 
         Raises:
-            NotWritten: The disk is full, or broken.
+            Locked: Another process is using it, for long.
+            NotWritten: Not even in memory.
         """
-        with self._writing() as found:
-            for manifest in manifests:
-                _add(found, manifest)
+        for mend in (self._make, self._go_without, None):
+            try:
+                with self._connected() as found:
+                    return work(found)
+            except (sqlite3.DatabaseError, _Rotten) as error:
+                if _is_busy(error):
+                    raise Locked(
+                        f"{self._path} is in use by another process."
+                    ) from error
+                if mend is None:
+                    raise NotWritten(f"{self._path} is of no use: {error}.") from error
+                mend()
+        raise AssertionError("It has returned or raised.")
+
+    def add(self, manifests: Iterable[Signed]) -> None:
+        """Add checkpoints.
+
+        Raises:
+            Locked: Another process is using it, for long.
+        """
+        given = sorted(manifests, key=_age)
+
+        def work(found: sqlite3.Connection) -> None:
+            for manifest, is_signed in given:
+                self._add(found, manifest, is_signed)
+
+        self._use(work)
 
     def remove(self, ids: Iterable[str], packs: Iterable[str]) -> None:
         """Remove checkpoints, and the chunks that were in removed packs."""
-        with self._writing() as found:
-            found.executemany(
-                "DELETE FROM checkpoints WHERE id = ?", [(one,) for one in ids]
-            )
-            found.executemany(
-                "DELETE FROM chunks WHERE pack = ?", [(one,) for one in packs]
-            )
+        gone, empty = [(one,) for one in ids], [(one,) for one in packs]
+
+        def work(found: sqlite3.Connection) -> None:
+            found.executemany("DELETE FROM checkpoints WHERE id = ?", gone)
+            found.executemany("DELETE FROM chunks WHERE pack = ?", empty)
+
+        self._use(work)
 
     def move(self, pack: str, chunks: Iterable[Chunk]) -> None:
-        """Forget a pack: what is needed of it is in others.
+        """Forget a pack: what is needed of it is in others."""
+        moved = [self._sealed(chunk) for chunk in chunks]
 
-        Raises:
-            NotWritten: The disk is full, or broken.
-        """
-        text = "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?)"
-        with self._writing() as found:
+        def work(found: sqlite3.Connection) -> None:
             found.execute("DELETE FROM chunks WHERE pack = ?", (pack,))
-            found.executemany(
-                text, [(c.digest, c.nbytes, c.pack, c.offset) for c in chunks]
-            )
+            found.executemany(_PUT_CHUNK, moved)
+
+        self._use(work)
+
+    def ids(self) -> set[str]:
+        """Of the checkpoints that it knows."""
+        text = "SELECT id FROM checkpoints"
+        return self._use(lambda found: {id for (id,) in found.execute(text)})
 
     def rows(self, run: str | None = None) -> list[Row]:
-        """All checkpoints, or those of a run, oldest first.
+        """All checkpoints, or those of a run, oldest first."""
+        return self._use(lambda found: _rows(found, run))
 
-        Empty, as is the catalogue then, if one of them is not as we write them.
+    def places(self, keys: Iterable[tuple[str, int]]) -> dict[tuple[str, int], Chunk]:
+        """Where chunks are, by digest and size; those that are new are left out.
+
+        So are those of which it is not known by oneself where they are.
         """
-        text = "SELECT * FROM checkpoints WHERE run = ? OR ? ORDER BY created, number"
-        with self._connected() as found:
-            rows = found.execute(text, (run, run is None)).fetchall()
-        names = [field.name for field in fields(Row)]
-        try:
-            made = [dict(zip(names, row, strict=True)) for row in rows]
-            for row in made:
-                row["metrics"] = msgspec.json.decode(row["metrics"])
-            return msgspec.convert(made, list[Row])
-        except (
-            msgspec.DecodeError,
-            TypeError,
-        ):  # by somebody else; tables take any type
-            self._make()
-            return []
+        wanted = list(keys)
+        return self._use(lambda found: self._places(found, wanted))
 
-    def places(self, keys: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Chunk]:
-        """Where chunks are, by digest and size; those that are new are left out."""
-        text = "SELECT digest, nbytes, pack, offset FROM chunks WHERE digest = ?"
-        with self._connected() as found:
-            rows = [
-                row
-                for digest, nbytes in keys
-                for row in found.execute(f"{text} AND nbytes = ?", (digest, nbytes))
-            ]
-        return {(row[0], row[1]): Chunk(*row) for row in rows}
+    def _places(
+        self, found: sqlite3.Connection, keys: Iterable[tuple[str, int]]
+    ) -> dict[tuple[str, int], Chunk]:
+        there = {}
+        for key in keys:
+            for row in found.execute(_FIND_CHUNK, key):
+                with contextlib.suppress(msgspec.ValidationError):
+                    chunk = msgspec.convert(row[:-1], Chunk)
+                    if hmac.compare_digest(self._sealed(chunk)[-1], _bytes(row[-1])):
+                        there[key] = chunk
+        return there
 
+    def _sealed(self, chunk: Chunk) -> tuple[Any, ...]:
+        values = (chunk.digest, chunk.nbytes, chunk.pack, chunk.offset)
+        return (*values, _seal(values, self._key))
 
-def _add(found: sqlite3.Connection, manifest: Manifest) -> None:
-    distinct = {(c.digest, c.nbytes): c for c in manifest.chunks}.values()
-    added = 0
-    for chunk in distinct:
-        done = found.execute(
-            "INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?)",
-            (chunk.digest, chunk.nbytes, chunk.pack, chunk.offset),
-        )
-        added += chunk.nbytes if done.rowcount else 0
-    found.execute(
-        "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
+    def _add(
+        self, found: sqlite3.Connection, manifest: Manifest, is_signed: bool
+    ) -> None:
+        distinct = {(c.digest, c.nbytes): c for c in manifest.chunks}
+        there = self._places(found, distinct)
+        fresh = [chunk for key, chunk in distinct.items() if key not in there]
+        if is_signed or self._key is None:
+            found.executemany(_PUT_CHUNK, map(self._sealed, fresh))
+        values = (
             manifest.id, manifest.run, manifest.number, manifest.parent,
-            manifest.created, sum(chunk.nbytes for chunk in distinct), added,
+            manifest.created, _nbytes(distinct.values()), _nbytes(fresh),
             len(manifest.tensors), _place(manifest.notes.get(WHERE)),
             _metrics(manifest.notes.get(METRICS)),
-        ),
-    )  # fmt: skip
+        )  # fmt: skip
+        found.execute(_PUT, (*values, _seal(values)))
+
+
+class _Rotten(Exception):
+    """A row is not as it was written."""
+
+
+@contextlib.contextmanager
+def _connected(path: Path) -> Iterator[sqlite3.Connection]:
+    # One that was removed meanwhile is not to be made anew, with nothing in it.
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    connection = sqlite3.connect(uri, uri=True, timeout=_WAIT)
+    try:
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA cell_size_check = ON")
+        connection.text_factory = lambda data: data.decode(errors="replace")
+        with connection:
+            yield connection
+    finally:
+        connection.close()
+
+
+def _rows(found: sqlite3.Connection, run: str | None) -> list[Row]:
+    """Rows, all of which are as they were written.
+
+    Raises:
+        _Rotten: One is not.
+    """
+    rows = []
+    for *values, seal in found.execute("SELECT * FROM checkpoints"):
+        if _bytes(seal) != _seal(values):
+            raise _Rotten("a row of it is not as it was written")
+        try:
+            given = dict(zip(_FIELDS, values, strict=True))
+            given["metrics"] = msgspec.json.decode(given["metrics"])
+            rows.append(msgspec.convert(given, Row))
+        except (msgspec.DecodeError, TypeError) as error:  # sealed by somebody else
+            raise _Rotten(str(error)) from error
+    rows.sort(key=lambda row: (row.created, row.number))
+    return [row for row in rows if run in {None, row.run}]
+
+
+_FIELDS = [field.name for field in dataclasses.fields(Row)]
+
+
+def _seal(values: Sequence[Any], key: bytes | None = None) -> bytes:
+    return hmac.digest(key or b"", msgspec.json.encode(values), "sha256")
+
+
+def _bytes(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else b""
+
+
+def _is_busy(error: Exception) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says why
+    return code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+def _age(one: Signed) -> tuple[float, int]:
+    return one[0].created, one[0].number
+
+
+def _nbytes(chunks: Iterable[Chunk]) -> int:
+    return min(sum(chunk.nbytes for chunk in chunks), _MOST)
 
 
 def _place(note: object) -> str:

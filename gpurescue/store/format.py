@@ -133,6 +133,9 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     notes: dict[str, Any] = {}
 
 
+Signed = tuple[Manifest, bool]  # and whether it was signed by oneself
+
+
 class _Head(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     format: Literal["gpurescue-checkpoint"] = "gpurescue-checkpoint"
     version: int = VERSION
@@ -156,7 +159,7 @@ def encode(manifest: Manifest, key: bytes | None) -> bytes:
     return msgspec.json.encode(head) + b"\n" + body
 
 
-def decode(data: bytes, key: bytes | None) -> tuple[Manifest, bool]:
+def decode(data: bytes, key: bytes | None) -> Signed:
     """Read a manifest.
 
     Returns:

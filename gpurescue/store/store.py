@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import logging
 import os
 import secrets
@@ -24,7 +25,7 @@ from gpurescue.errors import Damaged, Locked, Refused, StoreError, UsageError
 from gpurescue.store import format, packs, rewriting
 from gpurescue.store.catalog import Catalog, Row
 from gpurescue.store.files import UNFINISHED, Folder, write_all, writing
-from gpurescue.store.format import Chunk, Manifest, Storage, Tensor
+from gpurescue.store.format import Chunk, Manifest, Signed, Storage, Tensor
 from gpurescue.store.layout import Layout, lay_out
 from gpurescue.store.rewriting import Usage
 
@@ -92,7 +93,8 @@ class Store:
         self._packs = Folder("packs", self._root, create=create)
         self._manifests = Folder("checkpoints", self._root, create=create)
         self._locks = Folder("locks", self._root, create=create)
-        self._catalog = Catalog(self.path)
+        everything = functools.partial(_everything, self._manifests, key)
+        self._catalog = Catalog(self.path, key, everything)
         self._kept: dict[str, memoryview] = {}
 
     # -- writing
@@ -121,7 +123,8 @@ class Store:
             yield self._plan(keys)
 
     def _plan(self, keys: Sequence[tuple[str, int]]) -> Plan:
-        there = self._catalog.places(list(dict.fromkeys(keys)))
+        self._catch_up()
+        there = self._places(keys)
         fresh = [n for n, key in enumerate(keys) if key not in there]
         first = {keys[n]: n for n in reversed(fresh)}
         fresh = sorted(first.values())
@@ -130,6 +133,21 @@ class Store:
         for n, offset in zip(fresh, layout.offsets, strict=True):
             there[keys[n]] = Chunk(*keys[n], pack, offset)
         return Plan(tuple(there[key] for key in keys), tuple(fresh), layout, pack)
+
+    def _places(self, keys: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Chunk]:
+        """Where chunks are that are there, as far as one can tell without reading."""
+        there = self._catalog.places(dict.fromkeys(keys))
+        sizes = {name: self._size(name) for name in {c.pack for c in there.values()}}
+        cut = {c.pack for c in there.values() if c.offset + c.nbytes > sizes[c.pack]}
+        if cut:
+            self._catalog.remove((), cut)
+        return {key: chunk for key, chunk in there.items() if chunk.pack not in cut}
+
+    def _size(self, pack: str) -> int:
+        try:
+            return self._packs.about(pack + packs.SUFFIX).st_size
+        except FileNotFoundError:
+            return -1
 
     def publish(
         self,
@@ -169,7 +187,7 @@ class Store:
             manifest.id + _MANIFEST, lambda file: write_all(file, text)
         )
         try:
-            self._catalog.add([manifest])
+            self._catalog.add([(manifest, self._key is not None)])
         except StoreError:  # it is there all the same: ``rows`` looks for it
             _log.warning("The catalogue is behind the store.", exc_info=True)
         return manifest
@@ -181,35 +199,24 @@ class Store:
 
         Those whose manifest cannot be read are left out; ``verify`` names them.
         """
-        there, known = set(self._ids()), {row.id for row in self._catalog.rows()}
-        if there != known:
-            self._catch_up(there - known, known - there)
+        self._catch_up()
         return self._catalog.rows(run)
 
-    def _catch_up(self, fresh: set[str], gone: set[str]) -> None:
+    def _catch_up(self) -> None:
         """Other processes write too, and one may have died before its last step."""
-        found = []
-        for id in fresh:
-            with contextlib.suppress(StoreError):
-                found.append(self.manifest(id)[0])
-        self._catalog.remove(gone, ())
-        self._catalog.add(sorted(found, key=lambda m: (m.created, m.number)))
+        there, known = set(_ids(self._manifests)), self._catalog.ids()
+        if there != known:
+            self._catalog.remove(known - there, ())
+            self._catalog.add(_readable(self._manifests, self._key, there - known))
 
-    def manifest(self, id: str) -> tuple[Manifest, bool]:
+    def manifest(self, id: str) -> Signed:
         """What a checkpoint consists of, and whether it was signed by oneself.
 
         Raises:
             Damaged: Its bytes are not those that were written, or it is missing.
             Refused: It is no manifest that this version reads.
         """
-        data = self._manifests.read(_known(id) + _MANIFEST, format.LIMIT)
-        try:
-            found, is_signed = format.decode(data, self._key)
-        except StoreError as error:
-            raise type(error)(f"Checkpoint {id}: {error}.") from error
-        if found.id != id:
-            raise Refused(f"Checkpoint {id}: its manifest says that it is {found.id}.")
-        return found, is_signed
+        return _manifest(self._manifests, self._key, _known(id))
 
     def has(self, id: str) -> bool:
         """True if there is a checkpoint of that name, in whatever state."""
@@ -258,13 +265,6 @@ class Store:
         names = self._manifests.names()
         return {name.removesuffix(_PIN) for name in names if name.endswith(_PIN)}
 
-    def _ids(self) -> list[str]:
-        names = self._manifests.names()
-        ids = [
-            name.removesuffix(_MANIFEST) for name in names if name.endswith(_MANIFEST)
-        ]
-        return [id for id in ids if format.ID.fullmatch(id)]
-
     def verify(self, progress: packs.Progress | None = None) -> dict[str, list[str]]:
         """Read everything; what is wrong, by checkpoint.
 
@@ -274,7 +274,7 @@ class Store:
             progress: Called with the bytes of each chunk that is read.
         """
         known: dict[Chunk, str | None] = {}
-        found = {id: self._wrong(id, known, progress) for id in self._ids()}
+        found = {id: self._wrong(id, known, progress) for id in _ids(self._manifests)}
         return {id: wrong for id, wrong in found.items() if wrong}
 
     def _wrong(
@@ -353,7 +353,7 @@ class Store:
         before = time.time() - grace
         kind = fcntl.LOCK_SH if dry_run else fcntl.LOCK_EX
         with self._locked("gc", kind, "The store"):
-            usage = Usage(self.manifest(id) for id in self._ids())
+            usage = Usage(self.manifest(id) for id in _ids(self._manifests))
             going = dict(self._garbage(usage.chunks.keys(), before))
             if not dry_run:
                 names = [name.removesuffix(packs.SUFFIX) for _, name in going]
@@ -437,3 +437,32 @@ def _known(id: str) -> str:
     if not format.ID.fullmatch(id):
         raise UsageError(f"{id!r} is no id: ids have 8 to 32 digits of 0-9 and a-f.")
     return id
+
+
+def _ids(folder: Folder) -> list[str]:
+    names = [name for name in folder.names() if name.endswith(_MANIFEST)]
+    ids = [name.removesuffix(_MANIFEST) for name in names]
+    return [id for id in ids if format.ID.fullmatch(id)]
+
+
+def _manifest(folder: Folder, key: bytes | None, id: str) -> Signed:
+    data = folder.read(id + _MANIFEST, format.LIMIT)
+    try:
+        found, is_signed = format.decode(data, key)
+    except StoreError as error:
+        raise type(error)(f"Checkpoint {id}: {error}.") from error
+    if found.id != id:
+        raise Refused(f"Checkpoint {id}: its manifest says that it is {found.id}.")
+    return found, is_signed
+
+
+def _readable(
+    folder: Folder, key: bytes | None, ids: Iterable[str]
+) -> Iterator[Signed]:
+    for id in ids:
+        with contextlib.suppress(StoreError):
+            yield _manifest(folder, key, id)
+
+
+def _everything(folder: Folder, key: bytes | None) -> Iterator[Signed]:
+    return _readable(folder, key, _ids(folder))
