@@ -16,6 +16,8 @@ from typing import Any
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # in the module since 3.13
 _BOTH = mmap.PROT_READ | mmap.PROT_WRITE
 _TO_ADDRESS = 3  # MREMAP_MAYMOVE | MREMAP_FIXED
+_POPULATE_READ = 22  # Linux 5.14; not in the module
+_UNREADABLE = {errno.EFAULT, errno.EIO, getattr(errno, "EHWPOISON", 133)}
 _FAILED = ctypes.c_void_p(-1).value
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -26,6 +28,7 @@ _libc.mmap.argtypes = [
 ]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _move: Any = getattr(_libc, "mremap", None)  # Linux
 if _move is not None:
     _move.restype = ctypes.c_void_p
@@ -56,6 +59,28 @@ def private(file: int, offset: int, nbytes: int) -> memoryview:
     last = weakref.finalize(found, _libc.munmap, address, length)
     last.atexit = False  # tensors are still used while Python goes down
     return memoryview(found).cast("B")[before:]
+
+
+def fetch(part: memoryview) -> None:
+    """Have the system read a part of a mapped file, where it can be asked to.
+
+    Not by Python's ``mmap.madvise``: that lets no other thread run meanwhile.
+
+    Args:
+        part: Of a mapping that may be written to.
+
+    Raises:
+        OSError: It cannot be read; whoever touches it gets a signal.
+    """
+    if not part.nbytes:
+        return
+    address = ctypes.addressof(ctypes.c_char.from_buffer(part))
+    before = address % mmap.PAGESIZE
+    length = before + part.nbytes
+    if _libc.madvise(address - before, length, _POPULATE_READ):
+        number = ctypes.get_errno()
+        if number in _UNREADABLE:  # else it does not know how: an old system
+            raise OSError(number, os.strerror(number))
 
 
 class Copy:

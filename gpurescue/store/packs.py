@@ -26,7 +26,6 @@ from gpurescue.store.layout import PAGE
 PIECE = 16 * 2**20  # bytes of one write: larger ones gain nothing
 SUFFIX = ".pack"
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # in the module since 3.13
-
 Progress = Callable[[int], None]
 
 
@@ -137,6 +136,7 @@ class Pack:
             Damaged: They are not those that were written.
         """
         end = self._end(chunk)
+        self._fetch(chunk.offset, end)
         found = memoryview(self._map)[chunk.offset : end]
         if digest_of(found) != chunk.digest:
             raise Damaged(
@@ -144,6 +144,20 @@ class Pack:
                 "were written"
             )
         return found
+
+    def _fetch(self, start: int, end: int) -> None:
+        """Have the system read a part; to touch what it cannot read ends the process.
+
+        Raises:
+            Damaged: The disk does not give it.
+        """
+        try:
+            mapping.fetch(memoryview(self._map)[start:end])
+        except OSError as error:
+            raise Damaged(
+                f"bytes {start} to {end} of pack {self.name} cannot be read: "
+                "the disk is broken, or the file was cut off"
+            ) from error
 
     def unchecked(self, chunk: Chunk, offset: int, nbytes: int) -> memoryview:
         """A part of a chunk in a mapping of its own, as it is on the disk.

@@ -92,7 +92,10 @@ class Reader:
             KeyError: There is none of that name.
             Damaged: Its bytes are not those that were written.
         """
-        return self._chunk(self.manifest.objects[name])
+        try:
+            return self._chunk(self.manifest.objects[name])
+        except Damaged as error:
+            raise Damaged(f"{name}: {error}") from error
 
     def sealed(self, name: str) -> bytes:
         """A copy of the bytes of an object, which are those that were signed.
@@ -117,9 +120,16 @@ class Reader:
             chunk = self.manifest.chunks[number]
             found = self._store.in_memory(chunk)
             if found is None:
-                found = self._pack(chunk).read(chunk)
+                found = self._read(chunk)
             self._chunks[number] = found
         return self._chunks[number]
+
+    def _read(self, chunk: Chunk) -> memoryview:
+        try:
+            return self._pack(chunk).read(chunk)
+        except Damaged:
+            self._store.distrust(chunk.pack)
+            raise
 
     def _pack(self, chunk: Chunk) -> Pack:
         if chunk.pack not in self._packs:

@@ -88,7 +88,7 @@ class Store:
         self._root = Folder(self.path, create=create)
         if create and not self._root.has(MARKER):
             self._root.publish(MARKER, lambda file: write_all(file, MARK))
-        if not self._root.has(MARKER) or self._root.read(MARKER, 100) != MARK:
+        if not (_is_marked(self._root) or _has_manifest(self._root, key)):
             raise Refused(f"{self.path} is no gpurescue store of version 1.")
         self._packs = Folder("packs", self._root, create=create)
         self._manifests = Folder("checkpoints", self._root, create=create)
@@ -268,14 +268,25 @@ class Store:
     def verify(self, progress: packs.Progress | None = None) -> dict[str, list[str]]:
         """Read everything; what is wrong, by checkpoint.
 
-        Each chunk is read once, however many checkpoints have it.
+        Each chunk is read once, however many checkpoints have it. What is damaged is
+        not referred to any more: the next checkpoint that has the same bytes writes
+        them.
 
         Args:
             progress: Called with the bytes of each chunk that is read.
         """
         known: dict[Chunk, str | None] = {}
         found = {id: self._wrong(id, known, progress) for id in _ids(self._manifests)}
+        if not _is_marked(self._root):
+            found[MARKER] = [f"it should have {MARK!r} in it"]
+        for pack in {chunk.pack for chunk, wrong in known.items() if wrong}:
+            self.distrust(pack)
         return {id: wrong for id, wrong in found.items() if wrong}
+
+    def distrust(self, pack: str) -> None:
+        """Have no checkpoint from here on refer to a pack: it is damaged."""
+        with contextlib.suppress(StoreError):
+            self._catalog.remove((), [pack])
 
     def _wrong(
         self,
@@ -294,6 +305,8 @@ class Store:
                 if progress is not None:
                     progress(chunk.nbytes)
         bad = {n: p for n, c in enumerate(manifest.chunks) if (p := known[c])}
+        if bad and not self.has(id):  # removed meanwhile, and then its packs
+            return []
         users = [
             (name, manifest.storages[tensor.storage].chunk)
             for name, tensor in manifest.tensors.items()
@@ -437,6 +450,21 @@ def _known(id: str) -> str:
     if not format.ID.fullmatch(id):
         raise UsageError(f"{id!r} is no id: ids have 8 to 32 digits of 0-9 and a-f.")
     return id
+
+
+def _is_marked(root: Folder) -> bool:
+    try:
+        return root.read(MARKER, 100) == MARK
+    except StoreError:
+        return False
+
+
+def _has_manifest(root: Folder, key: bytes | None) -> bool:
+    """True for a store of ours all the same: its mark is lost, or damaged."""
+    with contextlib.suppress(Refused):
+        manifests = Folder("checkpoints", root)
+        return any(True for _ in _everything(manifests, key))
+    return False
 
 
 def _ids(folder: Folder) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from saving import save_tensors, spoil
@@ -45,3 +47,14 @@ def test_a_damaged_tensor_is_named_and_others_are_read(store: Store) -> None:
     with pytest.raises(Damaged, match=r"^a: bytes 0 to 36000"):
         reader.tensor("a")
     assert torch.equal(reader.tensor("b"), torch.zeros(9000))
+
+
+def test_a_file_that_is_cut_off_while_it_is_read_ends_nothing(store: Store) -> None:
+    """Nor does a disk that is broken: both send a signal to whoever touches that."""
+    manifest = save_tensors(store, {"a": torch.ones(90_000), "b": torch.zeros(9)})
+    reader = Reader(store, manifest)
+    assert torch.equal(reader.tensor("b"), torch.zeros(9))
+    (path,) = (store.path / "packs").iterdir()
+    os.truncate(path, 4096)
+    with pytest.raises(Damaged, match=r"^a: bytes 0 to 360000 .* cannot be read"):
+        reader.tensor("a")
