@@ -7,6 +7,7 @@ next boundary after it, as the run is then; the newest wins.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import hashlib
 import logging
@@ -22,13 +23,15 @@ from typing import Any
 
 from gpurescue.errors import Locked, NotWritten, StoreError, Torn
 from gpurescue.state.capture import Captured, capture
+from gpurescue.store.devices import is_capturing
 from gpurescue.store.format import Manifest, Storage, Tensor
 from gpurescue.store.layout import SMALL
+from gpurescue.store.memory import Memory, memory_of
 from gpurescue.store.packs import PIECE
 from gpurescue.store.pipe import Pipe
 from gpurescue.store.reading import described
 from gpurescue.store.retention import Rules
-from gpurescue.store.snapshot import Memory, Snapshot, Snapshotter
+from gpurescue.store.snapshot import Snapshot, Snapshotter
 from gpurescue.store.staging import Staging
 from gpurescue.store.store import Contents, Plan, Store
 from gpurescue.store.tidying import tidy
@@ -37,6 +40,7 @@ _log = logging.getLogger(__name__)
 
 GRAPH, STREAMS = "graph", "streams"  # objects of a checkpoint
 BUFFERS = "num_buffers"  # note: so many of the last storages are memory of arrays
+DEVICES = "devices"  # note: which storages were on one, and not on the CPU
 _PATIENCE = 60.0  # seconds that a run that is over waits for its last checkpoint
 _PART_OF_MEMORY = 0.25  # of what is free, for one of the copies
 _LEAST = 4 * PIECE  # with less than this there is no copying beside writing
@@ -88,6 +92,7 @@ class _Room:
     staging: Staging
     nbytes: int
     num_gathered: int
+    devices: set[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,12 +182,12 @@ class Checkpointer:
             NotWritten: There will never be room for it.
         """
         begun = time.perf_counter()
-        if self.is_busy or self._is_over:
+        if self.is_busy or self._is_over or is_capturing():
             self.counts.waited += 1
             return False
         with _nothing_collected():
             captured = capture(variables)
-            memory = _memory(captured)
+            memory = memory_of(captured)
             if not self._has_room(memory):
                 return False
             snapshot = self._snapshotter.take(memory)
@@ -193,7 +198,7 @@ class Checkpointer:
         if self._num_torn >= _TIMES_TORN:
             self.counts.stopped += 1
             snapshot.wait(_PATIENCE)
-        self.stall = time.perf_counter() - begun
+        self.stall = time.perf_counter() - begun - snapshot.waited
         return True
 
     def _has_room(self, memory: Memory) -> bool:
@@ -201,10 +206,11 @@ class Checkpointer:
         small = sum(size for size in memory.sizes if size < SMALL)
         staging = self._kept[0].staging
         needed = _room(staging, self._fresh or sum(memory.sizes))
-        if staging.has(needed) and self._snapshotter.is_prepared(2 * small):
+        devices = memory.devices
+        if staging.has(needed) and self._snapshotter.is_prepared(2 * small, devices):
             return True
         with self._changed:
-            self._job = _Room(staging, needed, 2 * small)
+            self._job = _Room(staging, needed, 2 * small, devices)
             self._changed.notify_all()
         return False
 
@@ -263,7 +269,7 @@ class Checkpointer:
     def _make_room(self, room: _Room) -> None:
         try:
             room.staging.reserve(room.nbytes)
-            self._snapshotter.prepare(room.num_gathered)
+            self._snapshotter.prepare(room.num_gathered, room.devices)
         except Exception:  # noqa: BLE001 - it is tried again
             _log.warning("There is no memory for a checkpoint.", exc_info=True)
         self._is_done()
@@ -297,6 +303,7 @@ class Checkpointer:
         """
         kept = self._kept[0]
         self._let_go(kept)
+        job.snapshot.identify()
         with self.store.plan(job.snapshot.keys) as plan:
             nbytes = self._fresh = plan.layout.nbytes
             kept.staging.reserve(_room(kept.staging, nbytes))
@@ -312,6 +319,7 @@ class Checkpointer:
         """Copy in one thread, and write in this one what has been copied."""
         job.snapshot.place(zip(plan.fresh, plan.layout.offsets, strict=True), pipe)
         copying = self._copier.submit(job.snapshot.copy)
+        plan = dataclasses.replace(plan, digests=job.snapshot.digests)
         try:
             return self.store.publish(plan, pipe.pieces(), self._contents(job))
         finally:
@@ -380,29 +388,17 @@ def _room(staging: Staging, nbytes: int) -> int:
     return max(int(most), len(staging.data))
 
 
-def _memory(captured: Captured) -> Memory:
-    memory = Memory()
-    for storage in captured.storages:
-        if storage.device.type != "cpu":
-            raise NotWritten(
-                f"The state is on the device {storage.device}, and so far only memory "
-                "of the CPU is taken; this run goes on without checkpoints."
-            )
-        memory.add_storage(storage)
-    for buffer in captured.buffers:
-        memory.add_buffer(buffer)
-    return memory
-
-
 def _job(captured: Captured, snapshot: Snapshot, notes: dict[str, Any]) -> _Job:
     """What the background needs, and nothing that keeps tensors alive."""
     numbers = captured.numbers
     texts = {GRAPH: captured.objects, STREAMS: captured.streams}
+    where = snapshot.memory.whereabouts()  # a fact; the bytes are as on the CPU
+    devices = {DEVICES: where} if where else {}
     return _Job(
         snapshot=snapshot,
         objects={name: snapshot.add_text(text) for name, text in texts.items()},
         seals={n: hashlib.sha256(text).hexdigest() for n, text in texts.items()},
         tensors={n: described(t, numbers[n]) for n, t in captured.tensors.items()},
         lost=captured.lost,
-        notes={**notes, BUFFERS: len(captured.buffers)},
+        notes={**notes, BUFFERS: len(captured.buffers), **devices},
     )

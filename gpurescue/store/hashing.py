@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,11 +58,17 @@ class Hashed:
         Args:
             rows: Those that are on the device, on the host.
         """
-        found = memoryview(rows.numpy())
         return [
-            _mark(nbytes, (found[one] for one in ranges))
+            _mark(nbytes, (rows[one].numpy().data for one in ranges))
             for nbytes, ranges in zip(self.sizes, self.ranges, strict=True)
         ]
+
+
+def _mark(nbytes: int, rows: Iterable[Any]) -> str:
+    found = xxhash.xxh3_128(nbytes.to_bytes(8, "little"))
+    for some in rows:
+        found.update(some)
+    return found.hexdigest()
 
 
 def hash_on_device(sources: Sequence[Any], block: int) -> Hashed:
@@ -102,38 +108,47 @@ def hash_on_device(sources: Sequence[Any], block: int) -> Hashed:
     return Hashed(rows, tuple(map(tuple, ranges)), sizes)
 
 
-def mark_of(data: Any) -> str:
-    """The mark of memory of the host.
+class Marking:
+    """Takes the mark of memory of the host, piece by piece.
 
     Args:
-        data: A writable buffer of bytes.
+        nbytes: Its size.
     """
-    nbytes = memoryview(data).nbytes
-    return _mark(nbytes, _rows_of(data, nbytes))
+
+    def __init__(self, nbytes: int) -> None:
+        self._found = xxhash.xxh3_128(nbytes.to_bytes(8, "little"))
+
+    def update(self, data: Any) -> None:
+        """Go on with a writable buffer; all but the last are of whole rows."""
+        import torch
+
+        if not memoryview(data).nbytes:
+            return
+        product = fastest(torch.device("cpu"))
+        found = torch.frombuffer(data, dtype=torch.int8)
+        to = found.new_empty((_PIECE // ROW, WIDTH), dtype=torch.int32)
+        for start in range(0, found.numel(), _PIECE):
+            rows = _filled_up(found[start : start + _PIECE])
+            product(rows, to[: len(rows)])
+            self._found.update(to[: len(rows)].numpy().data)
+
+    def mark(self) -> str:
+        """The mark, once all of it is there."""
+        return self._found.hexdigest()
 
 
-def _rows_of(data: Any, nbytes: int) -> Iterator[Any]:
+def mark_of(data: Any) -> str:
+    """The mark of memory of the host, a writable buffer."""
+    found = Marking(memoryview(data).nbytes)
+    found.update(data)
+    return found.mark()
+
+
+def _filled_up(piece: Any) -> Any:
     import torch
 
-    if not nbytes:
-        return
-    product = fastest(torch.device("cpu"))
-    found = torch.frombuffer(data, dtype=torch.int8)
-    rows = found.new_empty((_PIECE // ROW, WIDTH), dtype=torch.int32)
-    for start in range(0, nbytes, _PIECE):
-        piece = found[start : start + _PIECE]
-        if over := -piece.numel() % ROW:
-            piece = torch.cat([piece, piece.new_zeros(over)])
-        count = piece.numel() // ROW
-        product(piece.view(count, ROW), rows[:count])
-        yield rows[:count].numpy()
-
-
-def _mark(nbytes: int, rows: Iterator[Any]) -> str:
-    found = xxhash.xxh3_128(nbytes.to_bytes(8, "little"))
-    for some in rows:
-        found.update(some)
-    return found.hexdigest()
+    over = -piece.numel() % ROW
+    return (torch.cat([piece, piece.new_zeros(over)]) if over else piece).view(-1, ROW)
 
 
 # -- what is gathered first: a call for each small memory would take longer

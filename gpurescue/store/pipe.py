@@ -7,11 +7,15 @@ thread that fills run ahead. Less of it is a ring: filling waits for the disk.
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from gpurescue.store.packs import PIECE
 from gpurescue.store.staging import Staging
+
+_BLOCK = 2**20  # copied and digested while it is in the cache
 
 
 class Pipe:
@@ -56,6 +60,25 @@ class Pipe:
         self._wait(lambda: end <= self._written + self.capacity or self._is_stopped)
         if end > self._written + self.capacity:
             raise BrokenPipeError("nobody writes what was to be filled in")
+
+    def take_in(self, offset: int, source: int, nbytes: int, digest: Any) -> None:
+        """Copy from an address to a place, and go on with the digest of the copy.
+
+        What is there already, because the two are the same memory, is digested only.
+
+        Raises:
+            BrokenPipeError: There is no room for it.
+        """
+        end, shift = offset + nbytes, source - offset
+        while offset < end:  # blocks of the pack: none goes round the end of a ring
+            stop = min(offset - offset % _BLOCK + _BLOCK, end)
+            self.room(stop)
+            to = self.address(offset)
+            if to != offset + shift:
+                ctypes.memmove(to, offset + shift, stop - offset)
+            digest.update((ctypes.c_char * (stop - offset)).from_address(to))
+            self.fill(stop)
+            offset = stop
 
     def fill(self, end: int) -> None:
         """All bytes in front of ``end`` are there."""

@@ -9,75 +9,34 @@ validated speculation, as in PhoenixOS, arXiv 2405.12079).
 
 Small stretches of memory, such as the statistics of BatchNorm, are gathered at the
 boundary, and so is what has been found written once: there the speculation fails.
+
+Of memory of a GPU the GPU takes a mark at the boundary, and not a digest; see
+``devices.py``.
 """
 
 from __future__ import annotations
 
 import ctypes
 import logging
-import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
-import xxhash
-
-from gpurescue.errors import Torn
+from gpurescue.errors import NotWritten, Torn
+from gpurescue.store import steps
+from gpurescue.store.devices import Device, DeviceChunk, Devices, view
+from gpurescue.store.lanes import CudaLane, Lane
 from gpurescue.store.layout import SMALL
+from gpurescue.store.memory import HostChunk, Memory, Part
 from gpurescue.store.packs import digest_of
 from gpurescue.store.pipe import Pipe
 from gpurescue.store.staging import Staging
 
 _log = logging.getLogger(__name__)
-_HOOK = "gpurescue-snapshot"
 _GATHERED = 2**20  # bytes of small stretches that make one chunk
-_BLOCK = 2**20  # copied and digested while it is in the cache
-
-
-@dataclass(slots=True)
-class Memory:
-    """Stretches of the process's memory, by number.
-
-    Attributes:
-        owners: What keeps each alive.
-        addresses: Where each begins.
-        sizes: In bytes.
-    """
-
-    owners: list[Any] = field(default_factory=list)
-    addresses: list[int] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-
-    def add_storage(self, storage: Any) -> None:
-        """Add an untyped storage of torch that is on the CPU."""
-        self.owners.append(storage)
-        self.addresses.append(storage.data_ptr())
-        self.sizes.append(storage.nbytes())
-
-    def add_buffer(self, buffer: Any) -> None:
-        """Add a contiguous buffer, such as an array."""
-        import numpy as np
-
-        found = np.frombuffer(buffer, np.uint8) if memoryview(buffer).nbytes else None
-        self.owners.append((buffer, found))
-        self.addresses.append(0 if found is None else found.ctypes.data)
-        self.sizes.append(0 if found is None else found.nbytes)
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Where a stretch of memory is.
-
-    Attributes:
-        chunk: Number of the chunk.
-        offset: Where in it.
-    """
-
-    chunk: int
-    offset: int
 
 
 class Snapshotter:
@@ -85,13 +44,18 @@ class Snapshotter:
 
     Args:
         num_threads: That take digests at a boundary, with the one that is stopped.
+        lane: From a device to the host.
 
     Attributes:
         restless: Addresses and sizes of large memory that somebody else writes.
     """
 
-    def __init__(self, num_threads: int = 2) -> None:
+    def __init__(
+        self, num_threads: int = 2, lane: Callable[[Any], Lane] = CudaLane
+    ) -> None:
         self.restless: set[tuple[int, int]] = set()
+        self._devices = Devices(lane)
+        self._known: dict[tuple[str, int], str] = {}
         self._num_helpers = max(0, num_threads - 1)
         self._pool = ThreadPoolExecutor(
             max(1, self._num_helpers), thread_name_prefix="gpurescue-digest"
@@ -105,22 +69,41 @@ class Snapshotter:
 
         Args:
             memory: What to take.
+
+        Raises:
+            NotWritten: A device has failed; if that is the program's doing, the program
+                will be told of it by the next thing that it asks for.
         """
-        found = Snapshot(memory)
-        found.sort_out(self.restless)
+        found = Snapshot(memory, self._known)
+        try:
+            found.settle(self._devices)
+            found.sort_out(self.restless, self._devices)
+            found.take_devices()
+        except RuntimeError as error:
+            found.forget()
+            why = str(error).partition("\n")[0]
+            raise NotWritten(
+                f"The memory of a device could not be read: {why}; this run goes on "
+                "without checkpoints."
+            ) from error
         self._gathered.reserve(found.num_gathered)
         found.gather(self._gathered)
         self._digest(found)
         found.watch()
         return found
 
-    def is_prepared(self, num_gathered: int) -> bool:
+    def is_prepared(self, num_gathered: int, devices: set[Any]) -> bool:
         """True if there is room for what is going to be gathered."""
-        return self._gathered.has(num_gathered)
+        return self._gathered.has(num_gathered) and self._devices.are_prepared(devices)
 
-    def prepare(self, num_gathered: int) -> None:
-        """Have room for what is going to be gathered: fresh memory is slow."""
+    def prepare(self, num_gathered: int, devices: set[Any]) -> None:
+        """Have room for what is going to be gathered: fresh memory is slow.
+
+        Raises:
+            RuntimeError: A device has failed.
+        """
         self._gathered.reserve(num_gathered)
+        self._devices.prepare(devices)
 
     def found_torn(self, snapshot: Snapshot, torn: Torn) -> None:
         """Gather at the boundary, from now on, what had been written to."""
@@ -134,7 +117,8 @@ class Snapshotter:
 
     def _digest(self, snapshot: Snapshot) -> None:
         # The largest first: one that comes last would be waited for by all.
-        waiting = deque(sorted(snapshot.chunks, key=lambda chunk: chunk.nbytes))
+        chunks = [chunk for chunk in snapshot.chunks if isinstance(chunk, HostChunk)]
+        waiting = deque(sorted(chunks, key=lambda chunk: chunk.nbytes))
 
         def work() -> None:
             while waiting:
@@ -150,85 +134,35 @@ class Snapshotter:
             helper.result()
 
 
-class _Chunk:
-    """Bytes that are digested and stored as one.
-
-    Attributes:
-        address: Where they are read: where they belong, or where they were gathered.
-        nbytes: How many.
-        number: Of the stretch of memory that this is; None for gathered ones.
-        digest: Of what they were at the boundary.
-    """
-
-    __slots__ = (
-        "address",
-        "digest",
-        "is_done",
-        "is_proved",
-        "lock",
-        "nbytes",
-        "number",
-    )
-
-    def __init__(self, address: int, nbytes: int, number: int | None) -> None:
-        self.address = address
-        self.nbytes = nbytes
-        self.number = number
-        self.digest = ""
-        self.is_done = self.is_proved = False
-        self.lock = threading.Lock()
-
-    def copy(self, pipe: Pipe, offset: int) -> None:
-        """Copy to a place in a pack, and digest the copy.
-
-        Raises:
-            BrokenPipeError: There is no room for it.
-        """
-        end = offset + self.nbytes
-        with self.lock:
-            found = xxhash.xxh3_128()
-            at = offset
-            while at < end:  # blocks of the pack: none goes round the end of a ring
-                stop = min(at - at % _BLOCK + _BLOCK, end)
-                pipe.room(stop)
-                to, source = pipe.address(at), self.address + at - offset
-                if to != source:  # as it is for what an optimizer had copied
-                    ctypes.memmove(to, source, stop - at)
-                found.update(_view(to, stop - at))
-                pipe.fill(stop)
-                at = stop
-            self.is_done = True
-            self.is_proved = found.hexdigest() == self.digest
-
-    def set_aside(self, to: int) -> bool:
-        """Copy before somebody writes; False if it has been copied."""
-        with self.lock:
-            if not self.is_done and self.address != to:
-                ctypes.memmove(to, self.address, self.nbytes)
-                self.address = to
-                return True
-            return False
-
-
 class Snapshot:
     """Memory as it was at a boundary.
 
     Args:
         memory: What is taken.
+        known: Digests of memory of devices, by mark and size. What was found out by the
+            last snapshot that was copied takes their place.
 
     Attributes:
         chunks: Its bytes.
         parts: Where in them each stretch of memory is.
-        num_gathered: Bytes that are copied at the boundary.
+        digests: Of chunks for which something else stands in ``keys``; filled in when
+            they are copied.
+        num_gathered: Bytes of the host that are copied at the boundary.
         num_saved: Chunks that were copied because an optimizer was about to write.
+        waited: Seconds in which devices came to the end of what the program had given
+            them: they would have taken those anyway.
     """
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, known: dict[tuple[str, int], str]) -> None:
         self.memory = memory
-        self.chunks: list[_Chunk] = []
+        self.chunks: list[HostChunk | DeviceChunk] = []
         self.parts: list[Part] = []
+        self.digests: dict[str, str] = {}
         self.num_gathered = 0
         self.num_saved = 0
+        self.waited = 0.0
+        self._known = known
+        self._far: dict[Device, list[DeviceChunk]] = {}
         self._groups: list[list[int]] = []
         self._texts: list[bytes] = []
         self._places: dict[int, int] = {}  # of chunks that are copied: in the pack
@@ -240,65 +174,123 @@ class Snapshot:
 
     @property
     def keys(self) -> list[tuple[str, int]]:
-        """Digest and number of bytes of each chunk."""
-        return [(chunk.digest, chunk.nbytes) for chunk in self.chunks]
+        """Digest and number of bytes of each chunk; see ``digests``."""
+        return [
+            (
+                chunk.digest
+                or (chunk.stand_in if isinstance(chunk, DeviceChunk) else ""),
+                chunk.nbytes,
+            )
+            for chunk in self.chunks
+        ]
 
     def add_text(self, text: bytes) -> int:
         """Add bytes that nobody writes; the number of their chunk."""
         address = ctypes.cast(ctypes.c_char_p(text), ctypes.c_void_p).value or 0
-        chunk = _Chunk(address, len(text), None)
+        chunk = HostChunk(address, len(text), None)
         chunk.digest = digest_of(text)
         self._texts.append(text)
         self.chunks.append(chunk)
         return len(self.chunks) - 1
 
-    def sort_out(self, restless: set[tuple[int, int]]) -> None:
+    def settle(self, devices: Devices) -> None:
+        """Wait for the devices: some of the state may be on its way to them.
+
+        Raises:
+            RuntimeError: One has failed.
+        """
+        begun = time.perf_counter()
+        for device in self.memory.devices:
+            devices[device].lane.settle()
+        self.waited = time.perf_counter() - begun
+
+    def sort_out(self, restless: set[tuple[int, int]], devices: Devices) -> None:
         """Decide what is a chunk of its own, and what is gathered."""
         memory, parts = self.memory, self.parts
-        group: list[int] = []
-        filled = 0
-        for number, (address, nbytes) in enumerate(
-            zip(memory.addresses, memory.sizes, strict=True)
+        groups: dict[Any, tuple[list[int], HostChunk | DeviceChunk]] = {}
+        for number, (address, nbytes, place) in enumerate(
+            zip(memory.addresses, memory.sizes, memory.places, strict=True)
         ):
-            if nbytes >= SMALL:
-                self._add(number, is_gathered=(address, nbytes) in restless)
-                continue
-            if filled + nbytes > _GATHERED or not group:
-                group, filled = [], 0
-                self._groups.append(group)
-                self.chunks.append(_Chunk(0, 0, None))
-                chunk = len(self.chunks) - 1
-                group.append(chunk)
+            found = groups.get(place) if nbytes < SMALL else None
+            if found is None or found[1].nbytes + nbytes > _GATHERED:
+                device = None if place is None else devices[place]
+                is_gathered = nbytes < SMALL or (address, nbytes) in restless
+                found = self._add(number, device, is_gathered=is_gathered)
+                if nbytes < SMALL:
+                    groups[place] = found
+            group, chunk = found
             group.append(number)
-            parts.append(Part(chunk, filled))
-            filled = _aligned(filled + nbytes)
-            self.chunks[chunk].nbytes = filled
-        self.num_gathered = sum(c.nbytes for c in self.chunks if not c.address)
+            parts.append(Part(group[0], chunk.nbytes))
+            end = chunk.nbytes + nbytes
+            chunk.nbytes = end if nbytes >= SMALL else _aligned(end)
+        here = [chunk for chunk in self.chunks if isinstance(chunk, HostChunk)]
+        self.num_gathered = sum(chunk.nbytes for chunk in here if not chunk.address)
 
-    def _add(self, number: int, *, is_gathered: bool) -> None:
-        address, nbytes = self.memory.addresses[number], self.memory.sizes[number]
-        self.parts.append(Part(len(self.chunks), 0))
+    def _add(
+        self, number: int, device: Device | None, *, is_gathered: bool
+    ) -> tuple[list[int], HostChunk | DeviceChunk]:
+        """Begin a chunk: its number, behind which those of its stretches go."""
+        group = [len(self.chunks)]
         if is_gathered:
-            self._groups.append([len(self.chunks), number])
-            self.chunks.append(_Chunk(0, nbytes, None))
-            return
-        self._by_address[address] = len(self.chunks)
-        self.chunks.append(_Chunk(address, nbytes, number))
+            self._groups.append(group)
+        else:
+            self._by_address[self.memory.addresses[number]] = group[0]
+        own: int | None = number
+        address = self.memory.addresses[number]
+        if is_gathered:
+            own, address = None, 0
+        chunk: HostChunk | DeviceChunk
+        if device is None:
+            chunk = HostChunk(address, 0, own)
+        else:
+            chunk = DeviceChunk(device, own)
+            chunk.source = None if is_gathered else view(self.memory.owners[number])
+            self._far.setdefault(device, []).append(chunk)
+        self.chunks.append(chunk)
+        return group, chunk
+
+    def take_devices(self) -> None:
+        """Have devices gather what cannot wait, and hash.
+
+        Raises:
+            RuntimeError: One has failed.
+        """
+        owners, parts = self.memory.owners, self.parts
+        for first, *numbers in self._groups:
+            chunk = self.chunks[first]
+            if isinstance(chunk, DeviceChunk):
+                chunk.stretches = [(parts[n].offset, view(owners[n])) for n in numbers]
+        for device, chunks in self._far.items():
+            device.take(chunks)
 
     def gather(self, staging: Staging) -> None:
         """Copy what cannot wait."""
         addresses, sizes, parts = self.memory.addresses, self.memory.sizes, self.parts
         at = staging.address
-        for chunk, *numbers in self._groups:
-            self.chunks[chunk].address = at
-            if sum(sizes[number] for number in numbers) < self.chunks[chunk].nbytes:
-                ctypes.memset(at, 0, self.chunks[chunk].nbytes)  # equal gaps
+        for first, *numbers in self._groups:
+            chunk = self.chunks[first]
+            if isinstance(chunk, DeviceChunk):
+                continue
+            chunk.address = at
+            if sum(sizes[number] for number in numbers) < chunk.nbytes:
+                ctypes.memset(at, 0, chunk.nbytes)  # equal gaps
             for number in numbers:
                 to = at + parts[number].offset
                 ctypes.memmove(to, addresses[number], sizes[number])
-            at += self.chunks[chunk].nbytes
+            at += chunk.nbytes
 
-    # -- the copy, in another thread
+    # -- the copy, in other threads
+
+    def identify(self) -> None:
+        """Find out what of the memory of devices is known already.
+
+        Raises:
+            RuntimeError: A device has failed.
+        """
+        for device, chunks in self._far.items():
+            device.read_marks()
+            for chunk in chunks:
+                chunk.digest = self._known.get((chunk.mark, chunk.nbytes), "")
 
     def place(self, places: Iterable[tuple[int, int]], pipe: Pipe) -> None:
         """Say where copies go.
@@ -337,13 +329,26 @@ class Snapshot:
         torn = [chunk.number for chunk, _ in chunks if not chunk.is_proved]
         if torn:
             raise Torn([number for number in torn if number is not None])
+        self._learn()
+
+    def _learn(self) -> None:
+        far = [chunk for chunks in self._far.values() for chunk in chunks]
+        digests = {c.stand_in: c.digest for c in far if c.digest}
+        self.digests.update(digests)
+        self._known.clear()
+        for chunk in far:
+            self._known[chunk.mark, chunk.nbytes] = digests[chunk.stand_in]
 
     def forget(self) -> None:
         """Nothing is copied any more: let optimizers write, and memory go."""
-        _unwatch(self._before_step)
+        steps.unwatch(self._before_step)
         self._are_placed.set()
         self._is_over.set()
         self.memory.owners.clear()
+        for device, chunks in self._far.items():
+            device.forget()
+            for chunk in chunks:
+                chunk.forget()
         self._texts.clear()
         self._aside.clear()
 
@@ -355,15 +360,12 @@ class Snapshot:
 
     def watch(self) -> None:
         """Be told before an optimizer writes."""
-        optim = sys.modules.get("torch.optim.optimizer")
-        if optim is not None and self._by_address:
-            # Not registered: a handle would take a number, and hooks that the program
-            # makes later would have other numbers than without us.
-            optim._global_optimizer_pre_hooks[_HOOK] = self._before_step
+        if self._by_address:
+            steps.watch(self._before_step)
 
     def _before_step(self, optimizer: Any, args: object, kwargs: object) -> None:
         try:
-            self.save(storages_of(optimizer))
+            self.save(steps.storages_of(optimizer))
         except Exception:  # noqa: BLE001 - the digest then says so
             _log.warning("A tensor was not copied in time.", exc_info=True)
 
@@ -379,7 +381,7 @@ class Snapshot:
             if number in self._places:
                 self._save(self.chunks[number], self._places[number])
 
-    def _save(self, chunk: _Chunk, offset: int) -> None:
+    def _save(self, chunk: HostChunk | DeviceChunk, offset: int) -> None:
         assert self._pipe is not None
         if self._pipe.is_whole:
             self.num_saved += chunk.set_aside(self._pipe.address(offset))
@@ -390,29 +392,6 @@ class Snapshot:
             self.num_saved += chunk.set_aside(to)
         else:
             self._pipe.passed(offset + chunk.nbytes)  # training waits for the disk
-
-
-def _unwatch(hook: Callable[..., None]) -> None:
-    optim = sys.modules.get("torch.optim.optimizer")
-    if optim is not None and optim._global_optimizer_pre_hooks.get(_HOOK) == hook:
-        optim._global_optimizer_pre_hooks.pop(_HOOK, None)
-
-
-def storages_of(optimizer: Any) -> list[Any]:
-    """The untyped storages that a step of an optimizer may write."""
-    torch = sys.modules["torch"]
-    found: list[Any] = []
-    waiting: list[Any] = [group["params"] for group in optimizer.param_groups]
-    waiting += optimizer.state.values()
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, torch.Tensor):
-            found.append(value.untyped_storage())
-        elif isinstance(value, dict):
-            waiting += value.values()
-        elif isinstance(value, list | tuple):
-            waiting += value
-    return found
 
 
 def _view(address: int, nbytes: int) -> Any:

@@ -15,7 +15,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,23 @@ class Plan:
         fresh: Numbers of those that are not in the store yet.
         layout: Where in the new pack those go.
         pack: Name of the new pack.
+        digests: By what stood for it when the plan was made, where a digest was not
+            known yet; to be filled in before the last byte of the pack is.
     """
 
     chunks: tuple[Chunk, ...]
     fresh: tuple[int, ...]
     layout: Layout
     pack: str
+    digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def named(self) -> tuple[Chunk, ...]:
+        """The chunks by their digests, which are known by now."""
+        found = self.digests
+        return tuple(
+            msgspec.structs.replace(chunk, digest=found.get(chunk.digest, chunk.digest))
+            for chunk in self.chunks
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +193,7 @@ class Store:
             raise UsageError(f"Not a checkpoint: {error}.") from error
         if plan.fresh:
             packs.write(self._packs, plan.pack, data, progress)
+        manifest = msgspec.structs.replace(manifest, chunks=plan.named())
         text = format.encode(manifest, self._key)
         self._manifests.publish(
             manifest.id + _MANIFEST, lambda file: write_all(file, text)
