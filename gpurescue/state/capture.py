@@ -16,7 +16,10 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from gpurescue.state import graph
+from gpurescue.state.loaders import rejoin
 from gpurescue.state.named import named
+
+Bytes = bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,3 +179,24 @@ def _hex(state: Any) -> str:
 def _unhex(text: str) -> Any:
     torch = sys.modules["torch"]
     return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
+
+
+# -- a program again
+
+
+def rebuilt(objects: Bytes, streams: Bytes, parts: graph.Parts) -> dict[str, Any]:
+    """What variables led to, made again; the random streams stand where they stood.
+
+    Args:
+        objects: From a source that is trusted: to read a pickle is to run it.
+        streams: As ``read_streams`` gave them.
+        parts: What was kept beside them.
+
+    Raises:
+        CannotResume: An iterator of a DataLoader would not give the next batch.
+    """
+    found = graph.rebuild(objects, parts)
+    write_streams(streams)
+    for iterator in parts.iterators:
+        rejoin.go_on(iterator)
+    return found

@@ -16,11 +16,16 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any
 
 import cloudpickle
+
+from gpurescue.errors import CannotResume
+from gpurescue.state import iterators
+from gpurescue.state.loaders import rejoin
+from gpurescue.state.loaders.position import Position
 
 # Of these cloudpickle writes something else: a copy of a file's text, bytes.
 _CHANGED = (io.TextIOWrapper, io.BufferedIOBase, io.RawIOBase, memoryview)
@@ -35,7 +40,7 @@ class Captured:
         data: The objects, pickled.
         storages: Storages of tensors (``torch.UntypedStorage``), by number.
         buffers: Bytes of arrays and the like, by number.
-        lost: The type of what could not be written, by path.
+        lost: The type of what could not be written, and why if that is known, by path.
     """
 
     data: bytes
@@ -64,10 +69,27 @@ class Numbers:
 
 
 class Lost:
-    """Stands where something could not be written."""
+    """Stands where something could not be written.
+
+    What it was given to may ask at once if it is an iterator, or a function.
+    """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
+
+    def __iter__(self) -> Lost:
+        return self
+
+    def __next__(self) -> Any:
+        raise CannotResume(f"A {self.kind} is asked for, which could not be kept.")
+
+    def __call__(self, *_: object, **__: object) -> Any:
+        """What it would have done is not known.
+
+        Raises:
+            CannotResume: Always.
+        """
+        raise CannotResume(f"A {self.kind} is called, which could not be kept.")
 
     def __repr__(self) -> str:
         return f"<a {self.kind} that could not be kept>"
@@ -101,11 +123,14 @@ class Parts:
         storage: Gives an untyped storage of torch by its number.
         buffers: The bytes of arrays, by number.
         tensor: Gives a tensor by its name.
+        iterators: Filled when the objects are made: those of DataLoaders, which are
+            none yet before ``rejoin.go_on``.
     """
 
     storage: Callable[[int], Any]
     buffers: Iterator[Any] | list[Any]
     tensor: Callable[[str], Any]
+    iterators: list[Any] = field(default_factory=list)
 
 
 def rebuild(data: bytes | memoryview, parts: Parts) -> dict[str, Any]:
@@ -141,6 +166,12 @@ def _tensor(name: str, is_parameter: bool, requires_grad: bool) -> Any:
     return found.requires_grad_(requires_grad)
 
 
+def _stand(iterator: Any, position: Position) -> None:
+    """Called by the pickle, when it has made the iterator of a DataLoader."""
+    rejoin.stand(iterator, position)
+    _here.parts.iterators.append(iterator)
+
+
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def __init__(
         self, file: io.BytesIO, names: Mapping[int, str], numbers: Numbers
@@ -148,7 +179,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.buffers: list[pickle.PickleBuffer] = []
         super().__init__(file, protocol=5, buffer_callback=self._keep)
         self.numbers = numbers
-        self.lost: dict[int, Any] = {}
+        self.lost: dict[int, tuple[Any, str]] = {}
         self._names = names
         torch = sys.modules.get("torch")
         self._typed: Any = ()
@@ -178,8 +209,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if isinstance(obj, _CHANGED) and not isinstance(obj, io.BytesIO):
             return self._lose(obj)
         try:
-            reduce = self.dispatch_table.get(type(obj))
-            made = obj.__reduce_ex__(5) if reduce is None else reduce(obj)
+            made = self._reduced(obj)
+        except CannotResume as error:
+            return self._lose(obj, str(error))
         except Exception:  # noqa: BLE001 - a user's __reduce__ may raise anything
             return self._lose(obj)
         is_name = isinstance(made, str)
@@ -189,9 +221,19 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """A tensor of which there is no more to say than its bytes."""
         return type(tensor) in self._tensors and tensor.is_leaf and not tensor.__dict__
 
-    def _lose(self, obj: Any) -> Any:
-        self.lost[id(obj)] = obj
-        return Lost, (type(obj).__name__,)
+    def _reduced(self, obj: Any) -> Any:
+        found = iterators.reduced(obj, _stand)
+        if found is not None:
+            return found
+        reduce = self.dispatch_table.get(type(obj))
+        if reduce is not None:
+            return reduce(obj)
+        return iterators.silently(lambda: obj.__reduce_ex__(5), obj)
+
+    def _lose(self, obj: Any, why: str = "") -> Any:
+        kind = type(obj).__name__
+        self.lost[id(obj)] = obj, f"{kind}: {why}" if why else kind
+        return Lost, (kind,)
 
 
 def _is_found_by_name(obj: Any, name: str | None = None) -> bool:
@@ -202,7 +244,9 @@ def _is_found_by_name(obj: Any, name: str | None = None) -> bool:
     return found is obj
 
 
-def _paths(roots: Mapping[str, object], lost: Mapping[int, Any]) -> dict[str, str]:
+def _paths(
+    roots: Mapping[str, object], lost: Mapping[int, tuple[Any, str]]
+) -> dict[str, str]:
     """By which path each object is reached, the shortest one."""
     found: dict[str, str] = {}
     left = set(lost)
@@ -213,14 +257,14 @@ def _paths(roots: Mapping[str, object], lost: Mapping[int, Any]) -> dict[str, st
         for path, value in waiting:
             if id(value) in left:
                 left.discard(id(value))
-                found[path] = type(value).__name__
+                found[path] = lost[id(value)][1]
             elif id(value) not in seen:
                 seen.add(id(value))
                 following += [(f"{path}{step}", x) for step, x in _inside(value)]
         waiting = following
         if not left:
             break
-    found |= {f"?.{id(lost[key]):x}": type(lost[key]).__name__ for key in left}
+    found |= {f"?.{key:x}": lost[key][1] for key in left}
     return found
 
 
@@ -231,6 +275,8 @@ def _inside(value: object) -> Iterator[tuple[str, object]]:
         yield from ((f"[{index}]", x) for index, x in enumerate(value))
     elif isinstance(value, set | frozenset):
         yield from (("{}", x) for x in value)
+    elif asked := iterators.inside(value):
+        yield from ((".<iterator>", x) for x in asked if type(x) is not tuple)
     else:
         try:  # not vars(value): a lazy object would wake up
             own = object.__getattribute__(value, "__dict__")

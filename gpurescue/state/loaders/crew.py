@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from gpurescue.state.loaders import streams
-from gpurescue.state.loaders.ring import Ring, capacity_for
+from gpurescue.state.loaders import drawn, streams
+from gpurescue.state.loaders.drawn import Beginning, Drawn
+from gpurescue.state.loaders.ring import BEGINNING, Ring, capacity_for
 from gpurescue.state.loaders.worker import Entrance, Start
 
 CREW = "_gr_crew"
@@ -96,6 +97,7 @@ class Crew:
         epoch: Number of the epoch that the iterator is in.
         starts: Where the workers began, if in the place of others.
         base_seed: What the workers are seeded from while they are replaced.
+        drawn: How far the sampler has come in the epoch; None where it says nothing.
     """
 
     run: object
@@ -105,6 +107,7 @@ class Crew:
     epoch: int = -1
     starts: dict[int, Start] = field(default_factory=dict)
     base_seed: int | None = None
+    drawn: Drawn | None = None
 
     @property
     def num_workers(self) -> int:
@@ -129,16 +132,43 @@ class Crew:
             num_kept = max(num_kept, _MOST_OUT_OF_ORDER)
         return Sent(indices, first, num_kept)
 
-    def begin_epoch(self, iterator: Any) -> None:
+    def beginning(self, iterator: Any) -> Beginning:
+        """Where the sampler is going to begin an epoch."""
+        generator = self.options["generator"]
+        return drawn.beginning(iterator._index_sampler, generator)
+
+    def begin_epoch(self, iterator: Any, beginning: Beginning | None) -> None:
         """What its sampler gives is remembered from now on."""
         self.epoch += 1
+        self.drawn = None
         if self.has_indices:
-            iterator._sampler_iter = self.remembering(iterator._sampler_iter)
+            inner = iterator._sampler_iter
+            if beginning is not None:
+                inner = self.drawn = Drawn(inner, beginning)
+            iterator._sampler_iter = self.remembering(inner)
 
     def take_turns(self, iterator: Any) -> None:
         """Where there is no index to remember: whose turn it is."""
         if not self.has_indices:
             iterator._workers_status = Turns(iterator)
+
+    def start(self, worker: int, first: int) -> Start | None:
+        """How a worker begins in the place of another; None if that is not known.
+
+        Args:
+            worker: Its number.
+            first: The batch that all begin with, in the order of the epoch.
+        """
+        number = (first - worker + self.num_workers - 1) // self.num_workers
+        stand = self.ring.read(worker, self.epoch, number)
+        if stand is None and not number:
+            stand = self.ring.read(worker, self.epoch, BEGINNING)
+        if stand is None and self.ring.is_still(worker):
+            stand = self.ring.last(worker)
+        before = self.starts.get(worker, Start())
+        if stand is None and (before.epoch, before.number) == (self.epoch, number):
+            return before
+        return Start(self.epoch, number, stand) if stand is not None else None
 
     def take_over_settings(self) -> None:
         """What the user may have set on the DataLoader meanwhile."""
@@ -148,7 +178,7 @@ class Crew:
 
     def begin_at(self, starts: dict[int, Start]) -> None:
         """The next workers begin there."""
-        self.starts, self.ring = starts, _new_ring(self.options)
+        self.starts, self.ring = starts, new_ring(self.options)
 
     def stand_in(self) -> SimpleNamespace:
         """What the iterator takes for its DataLoader while its workers start."""
@@ -163,10 +193,11 @@ def hired(loader: Any, run: object) -> Crew | None:
         return None  # its workers are seeded by the iterator, once more
     options = {name: getattr(loader, name) for name in _DERIVED} | vars(loader)
     options.pop("_iterator", None)
-    return Crew(run, options, weakref.ref(loader), _new_ring(options))
+    return Crew(run, options, weakref.ref(loader), new_ring(options))
 
 
-def _new_ring(options: dict[str, Any]) -> Ring:
+def new_ring(options: dict[str, Any]) -> Ring:
+    """Where workers with these options note their streams."""
     found = streams.streams(options["dataset"], options["collate_fn"])
     stand = [(stream.name, stream.read()) for stream in found]
     context = options["multiprocessing_context"] or multiprocessing

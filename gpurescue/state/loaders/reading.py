@@ -10,7 +10,7 @@ from types import CodeType, FrameType, TracebackType
 from gpurescue.protocols import Rollback
 from gpurescue.state.again import Again
 from gpurescue.state.dead import names_of
-from gpurescue.state.loaders import restart, single, streams, watching
+from gpurescue.state.loaders import restart, single, watching
 
 
 def rollbacks(
@@ -41,5 +41,6 @@ def _of_start(frames: dict[CodeType, FrameType], made: CodeType) -> Sequence[Rol
     if begun is None:
         return ()
     note = "the DataLoader begins with the random numbers that it had"
-    apply = lambda: streams.write(begun.streams, begun.before)  # noqa: E731
+    before = begun.before
+    apply = lambda: before.put_back(before.made)  # noqa: E731
     return (Again(note, apply, gives_again=False),)

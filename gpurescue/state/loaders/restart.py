@@ -137,17 +137,10 @@ class Replacement:
         return int(self.iterator._send_idx) - len(self.tasks)
 
     def _start(self, worker: int, first: int) -> Start | None:
-        crew, ring = self.crew, self.crew.ring
+        crew = self.crew
         if not crew.is_ordered:  # then nothing says which worker draws for a batch
-            return Start(crew.epoch, 0, ring.last(worker))
-        number = (first - worker + crew.num_workers - 1) // crew.num_workers
-        stand = ring.read(worker, crew.epoch, number)
-        if stand is None and ring.is_still(worker):
-            stand = ring.last(worker)
-        start = crew.starts.get(worker, Start())
-        if stand is None and (start.epoch, start.number) == (crew.epoch, number):
-            return start
-        return Start(crew.epoch, number, stand) if stand is not None else None
+            return Start(crew.epoch, 0, crew.ring.last(worker))
+        return crew.start(worker, first)
 
     def _start_over(self, num_skipped: int) -> None:
         # Each worker notes where it stands when it ends.

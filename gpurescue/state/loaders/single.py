@@ -16,22 +16,33 @@ from typing import Any
 from gpurescue.state.again import Again, Refused
 from gpurescue.state.dead import names_of
 from gpurescue.state.loaders import streams
-from gpurescue.state.loaders.watch import First, Watch
+from gpurescue.state.loaders.drawn import DRAWN, Beginning, Drawn
+from gpurescue.state.loaders.watch import Watch
 
 _WATCH = "_gr_watch"
 _LOADER = "_gr_loader"
 
 
-def begun(iterator: Any, loader: Any) -> None:
+def begun(iterator: Any, loader: Any, beginning: Beginning) -> None:
     """Called when an iterator has been made, and nothing was asked of it yet."""
-    setattr(iterator, _LOADER, weakref.ref(loader))
-    found = streams.streams(iterator._index_sampler, loader.generator)
-    iterator._sampler_iter = First(iterator, found)
+    belongs(iterator, loader)
+    iterator._sampler_iter = Drawn(iterator._sampler_iter, beginning)
+    setattr(iterator, DRAWN, iterator._sampler_iter)
     fetcher = iterator._dataset_fetcher
     # The items of an iterable-style dataset are not made again: only collated.
     name = "collate_fn" if _is_iterable(fetcher) else "fetch"
     found = streams.streams(iterator._dataset, iterator._collate_fn)
     setattr(fetcher, _WATCH, Watch(fetcher, name, found, loader))
+
+
+def belongs(iterator: Any, loader: Any) -> None:
+    """Note the DataLoader of an iterator, which does not keep it alive."""
+    setattr(iterator, _LOADER, weakref.ref(loader))
+
+
+def loader_of(iterator: Any) -> Any:
+    """The DataLoader of an iterator; None if nobody has it any more."""
+    return getattr(iterator, _LOADER, lambda: None)()
 
 
 def rollback(frame: FrameType, inner: dict[CodeType, FrameType]) -> Again | Refused:
@@ -57,10 +68,10 @@ def _is_iterable(fetcher: Any) -> bool:
 
 
 def _of_sampler(iterator: Any) -> Again | Refused:
-    first, sampler = iterator._sampler_iter, iterator._index_sampler
-    if isinstance(first, First) and _is_torchs(sampler):
+    drawn, sampler = iterator._sampler_iter, iterator._index_sampler
+    if isinstance(drawn, Drawn) and not drawn.number and _is_torchs(sampler):
         note = f"{_name(sampler)} begins again: it had given nothing yet"
-        return Again(note, lambda: first.begin_again(sampler))
+        return Again(note, lambda: drawn.begin_again(sampler))
     return Refused(
         f"{_name(sampler)}, which says what comes next, has ended with the failure"
     )
@@ -135,7 +146,7 @@ def _again(iterator: Any, index: Any, give_back: Callable[[], None]) -> Again:
 
 def _take_over_collate(iterator: Any, watch: Watch | None) -> None:
     """A ``collate_fn`` that the loader was given meanwhile."""
-    loader = getattr(iterator, _LOADER, lambda: None)()
+    loader = loader_of(iterator)
     if loader is None or loader.collate_fn is iterator._collate_fn:
         return
     iterator._collate_fn = loader.collate_fn

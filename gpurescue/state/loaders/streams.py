@@ -36,11 +36,13 @@ class Stream:
         name: What it is called in all processes that have it.
         read: Where it stands.
         write: Make it stand there again.
+        thing: What draws from it; None for those of the whole process.
     """
 
     name: str
     read: Callable[[], bytes]
     write: Callable[[bytes], None]
+    thing: Any = None
 
 
 def streams(*roots: object) -> list[Stream]:
@@ -52,11 +54,16 @@ def streams(*roots: object) -> list[Stream]:
     if torch is not None:
         found += _of_torch(torch)
     for number, thing in enumerate(_generators(roots)):
-        makers = [make for kind, make in _kinds() if type(thing) is kind]
-        if makers:
-            name = f"{type(thing).__name__} {number}"
-            found.append(Stream(name, *makers[0](thing)))
+        own = stream_of(thing, f"{type(thing).__name__} {number}")
+        if own is not None:
+            found.append(own)
     return found
+
+
+def stream_of(thing: Any, name: str) -> Stream | None:
+    """The stream of a generator of random numbers; None if it is of no known kind."""
+    makers = [make for kind, make in _kinds() if type(thing) is kind]
+    return Stream(name, *makers[0](thing), thing) if makers else None
 
 
 def read(found: Sequence[Stream]) -> list[bytes]:
@@ -224,7 +231,11 @@ def _generators(roots: Sequence[object]) -> list[Any]:
         if issubclass(type(thing), kinds):  # an instance check may run the user's code
             found.append(thing)
         elif len(waiting) < _MOST_NODES:
-            parts = [part for part in _parts(thing) if id(part) not in seen]
+            parts = [
+                part
+                for part in _parts(thing)
+                if type(part) not in _ATOMS and id(part) not in seen
+            ]
             seen.update(map(id, parts))
             waiting += parts
     return [thing for thing in found if id(thing) not in _global()]
@@ -241,7 +252,9 @@ def _parts(thing: object) -> list[object]:
     kind = type(thing)  # nothing is asked of the object itself: it may be the user's
     if kind is FunctionType:
         return _parts_of_function(thing)  # type: ignore[arg-type]
-    if not gc.is_tracked(thing) or issubclass(kind, type | ModuleType):
+    if issubclass(kind, type | ModuleType):
+        return []
+    if not (gc.is_tracked(thing) or kind in _UNTRACKED):
         return []
     if kind in _CONTAINERS and len(thing) > _MOST_ITEMS:  # type: ignore[arg-type]
         return []
@@ -251,6 +264,8 @@ def _parts(thing: object) -> list[object]:
     return [*_functions_of(kind), *found] if len(found) <= 2 * _MOST_ITEMS else []
 
 
+_UNTRACKED = {dict, tuple}  # if what is in them cannot be in a cycle: a generator
+_ATOMS = {bool, int, float, complex, str, bytes, type(None)}
 _CONTAINERS = {list, tuple, dict, set, frozenset}
 _TABLES = {"numpy", "pandas", "pyarrow"}
 

@@ -22,32 +22,6 @@ _NUM_TRIALS = 16  # batches without random numbers: then a loader is taken to dr
 _trials: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
 
-class First:
-    """Stands in front of a sampler's iterator until that has given its first index."""
-
-    def __init__(self, iterator: Any, found: Sequence[Stream]) -> None:
-        self._iterator = weakref.ref(iterator)
-        self._inner = iterator._sampler_iter
-        self._streams = found
-        self._before: list[bytes] = []
-
-    def __iter__(self) -> First:
-        return self
-
-    def __next__(self) -> Any:
-        self._before = streams.read(self._streams)
-        index = next(self._inner)
-        iterator = self._iterator()
-        if iterator is not None and iterator._sampler_iter is self:
-            iterator._sampler_iter = self._inner
-        return index
-
-    def begin_again(self, sampler: Any) -> None:
-        """The sampler has given nothing yet: a new start of it is the same."""
-        streams.write(self._streams, self._before)
-        self._inner = iter(sampler)
-
-
 class Watch:
     """Stands in front of a function of a fetcher, for as long as that is needed.
 

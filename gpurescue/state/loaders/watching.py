@@ -11,17 +11,17 @@ import logging
 import re
 import threading
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import Any
 
 from gpurescue.state.loaders import crew as crews
-from gpurescue.state.loaders import single, streams
+from gpurescue.state.loaders import drawn, single
 from gpurescue.state.loaders.crew import CREW
+from gpurescue.state.loaders.drawn import Beginning
 from gpurescue.state.loaders.importing import when_imported
-from gpurescue.state.loaders.streams import Stream
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +50,21 @@ def watch(hold: Hold) -> Callable[[], None]:
     return left.close
 
 
+@contextmanager
+def watched() -> Iterator[None]:
+    """Iterators that are made within have what is noted of those of a run."""
+    leave = watch(lambda function: None)
+    try:
+        yield
+    finally:
+        leave()
+
+
+def current() -> object:
+    """What is in place now; a crew of anything else is left alone."""
+    return _active
+
+
 def _leave(watching: _Watching) -> None:
     global _active
     with _lock:
@@ -64,8 +79,7 @@ class Begun:
     """A DataLoader that an iterator was asked of, and the streams before that."""
 
     loader: weakref.ref[Any]
-    streams: Sequence[Stream]
-    before: Sequence[bytes]
+    before: Beginning
 
 
 _this_thread = threading.local()
@@ -167,13 +181,16 @@ class _Watching:
 
         @functools.wraps(plain)
         def _reset(iterator: Any, *arguments: Any, **options: Any) -> None:
-            plain(iterator, *arguments, **options)
             crew = vars(iterator).get(CREW)
-            if crew is not None and crew.base_seed is None:
-                if crew.run is not self:  # it may have begun epochs that nobody saw
-                    delattr(iterator, CREW)
-                    return
-                crew.begin_epoch(iterator)
+            if crew is None or crew.base_seed is not None:
+                plain(iterator, *arguments, **options)
+            elif crew.run is not self:  # it may have begun epochs that nobody saw
+                delattr(iterator, CREW)
+                plain(iterator, *arguments, **options)
+            else:
+                beginning = _tried(crew.beginning, iterator)
+                plain(iterator, *arguments, **options)
+                crew.begin_epoch(iterator, beginning)
 
         return _reset
 
@@ -208,9 +225,15 @@ def _noting_start(plain: Any) -> Any:
     @functools.wraps(plain)
     def __init__(iterator: Any, loader: Any) -> None:
         plain(iterator, loader)
-        _tried(single.begun, iterator, loader)
+        _tried(_begun, iterator, loader)
 
     return __init__
+
+
+def _begun(iterator: Any, loader: Any) -> None:
+    noted = begun(loader)
+    before = noted.before if noted is not None else _begin(loader).before
+    single.begun(iterator, loader, before)
 
 
 def _noting_streams(plain: Any) -> Any:
@@ -227,8 +250,8 @@ def _noting_streams(plain: Any) -> Any:
 
 
 def _begin(loader: Any) -> Begun:
-    found = streams.streams(loader._index_sampler, loader.generator)
-    return Begun(weakref.ref(loader), found, streams.read(found))
+    found = drawn.beginning(loader._index_sampler, loader.generator)
+    return Begun(weakref.ref(loader), found)
 
 
 def _tried(step: Callable[..., Any], *arguments: Any) -> Any:
