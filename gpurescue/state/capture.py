@@ -20,6 +20,7 @@ from gpurescue.state.loaders import rejoin
 from gpurescue.state.named import named
 
 Bytes = bytes | memoryview
+_MOST_SIZES = 64  # most of torch refuses tensors with more dimensions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +46,17 @@ class Captured:
     lost: dict[str, str]
 
 
-def capture(variables: Mapping[str, object]) -> Captured:
+def capture(variables: Mapping[str, object], dtypes: Iterable[str]) -> Captured:
     """Capture what variables lead to; called where the program stands still.
 
     Args:
         variables: By name; see ``variables_of``.
+        dtypes: Of the tensors that are taken by name, as torch names them; others, and
+            what has too many dimensions, are a part of the objects.
     """
     streams = read_streams()
-    tensors = {name: t for name, t in named(variables).items() if _is_kept(t)}
+    known = _dtypes(dtypes)
+    tensors = {name: t for name, t in named(variables).items() if _is_kept(t, known)}
     numbers = graph.Numbers()
     of = {name: numbers.of(t.untyped_storage()) for name, t in tensors.items()}
     names = {id(tensor): name for name, tensor in reversed(tensors.items())}
@@ -68,11 +72,17 @@ def capture(variables: Mapping[str, object]) -> Captured:
     )
 
 
-def _is_kept(tensor: Any) -> bool:
+def _dtypes(names: Iterable[str]) -> set[Any]:
+    torch = sys.modules.get("torch")
+    return {getattr(torch, name, None) for name in names}
+
+
+def _is_kept(tensor: Any, dtypes: set[Any]) -> bool:
     """True for what is memory: not for sparse, quantised, fake and nested tensors."""
     torch = sys.modules["torch"]
     is_plain = type(tensor) in {torch.Tensor, torch.nn.Parameter}
-    return is_plain and tensor.layout is torch.strided and not tensor.is_quantized
+    is_known = tensor.dtype in dtypes and tensor.dim() <= _MOST_SIZES
+    return is_plain and tensor.layout is torch.strided and is_known
 
 
 # -- which variables

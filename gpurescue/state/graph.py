@@ -29,6 +29,8 @@ from gpurescue.state.loaders.position import Position
 
 # Of these cloudpickle writes something else: a copy of a file's text, bytes.
 _CHANGED = (io.TextIOWrapper, io.BufferedIOBase, io.RawIOBase, memoryview)
+# Dtypes of tensors that torch writes, and does not read from the memory of others.
+_NOT_READ = ("torch.q", "torch.bits", "torch.float4")
 _DEEPEST = 8  # steps of a path that is looked for
 
 
@@ -199,6 +201,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         name = self._names.get(id(obj))
         if name is not None and self._is_plain(obj):
             return _tensor, (name, type(obj) is self._parameter, obj.requires_grad)
+        if type(obj) in self._tensors and str(obj.dtype).startswith(_NOT_READ):
+            return self._lose(obj)
         if isinstance(obj, self._typed):
             return _storage, (self.numbers.of(obj._untyped_storage), obj.dtype)
         found = super().reducer_override(obj)

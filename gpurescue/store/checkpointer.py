@@ -24,7 +24,7 @@ from typing import Any
 from gpurescue.errors import Locked, NotWritten, StoreError, Torn
 from gpurescue.state.capture import Captured, capture
 from gpurescue.store.devices import is_capturing
-from gpurescue.store.format import Manifest, Storage, Tensor
+from gpurescue.store.format import DTYPES, Manifest, Storage, Tensor
 from gpurescue.store.layout import SMALL
 from gpurescue.store.memory import Memory, memory_of
 from gpurescue.store.packs import PIECE
@@ -186,7 +186,7 @@ class Checkpointer:
             self.counts.waited += 1
             return False
         with _nothing_collected():
-            captured = capture(variables)
+            captured = capture(variables, DTYPES)
             memory = memory_of(captured)
             if not self._has_room(memory):
                 return False
@@ -251,7 +251,8 @@ class Checkpointer:
                 done = error
             except Exception as error:  # noqa: BLE001 - the run goes on without it
                 _log.warning("A checkpoint was not taken.", exc_info=True)
-                done = StoreError(f"A checkpoint was not taken: {error}.")
+                why = str(error).rstrip(".")
+                done = StoreError(f"A checkpoint was not taken: {why}.")
             job.snapshot.forget()
             self._count(job, done)
             del job

@@ -56,6 +56,17 @@ class Plan:
     pack: str
     digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    def provisional(self, manifest: Manifest) -> Manifest:
+        """A manifest of these chunks, to be checked before all digests are known."""
+        known = [format.DIGEST.fullmatch(chunk.digest) for chunk in self.chunks]
+        if all(known):
+            return manifest
+        chunks = tuple(
+            chunk if is_known else msgspec.structs.replace(chunk, digest="0" * 32)
+            for chunk, is_known in zip(self.chunks, known, strict=True)
+        )
+        return msgspec.structs.replace(manifest, chunks=chunks)
+
     def named(self) -> tuple[Chunk, ...]:
         """The chunks by their digests, which are known by now."""
         found = self.digests
@@ -177,7 +188,8 @@ class Store:
 
         Raises:
             NotWritten: The disk is full, or broken; nothing was published.
-            UsageError: The tensors do not fit the chunks.
+            UsageError: The tensors do not fit the chunks, or what is written could not
+                be read again; nothing was.
         """
         newest = max((row.number for row in self.rows(contents.run)), default=0)
         manifest = Manifest(
@@ -188,13 +200,14 @@ class Store:
             **{f.name: getattr(contents, f.name) for f in dataclasses.fields(contents)},
         )
         try:
-            format.check(manifest)
+            text = format.encode(plan.provisional(manifest), self._key)
         except Refused as error:
             raise UsageError(f"Not a checkpoint: {error}.") from error
         if plan.fresh:
             packs.write(self._packs, plan.pack, data, progress)
-        manifest = msgspec.structs.replace(manifest, chunks=plan.named())
-        text = format.encode(manifest, self._key)
+        if plan.digests:
+            manifest = msgspec.structs.replace(manifest, chunks=plan.named())
+            text = format.encode(manifest, self._key)
         self._manifests.publish(
             manifest.id + _MANIFEST, lambda file: write_all(file, text)
         )
@@ -421,7 +434,6 @@ class Store:
             return
         chunks = tuple(moved.get(chunk, chunk) for chunk in manifest.chunks)
         manifest = msgspec.structs.replace(manifest, chunks=chunks)
-        format.check(manifest)
         text = format.encode(manifest, self._key)
         self._manifests.publish(
             id + _MANIFEST, lambda file: write_all(file, text), replaces=True

@@ -9,6 +9,7 @@ import torch
 
 from gpurescue.state import capture
 from gpurescue.state.graph import Parts, rebuild
+from gpurescue.store.format import DTYPES
 
 CELL = """
 import math
@@ -57,7 +58,7 @@ def test_tensors_are_kept_by_name_and_the_graph_holds_names() -> None:
     extra.note = "mine"
     array = np.arange(5)
     variables = {"model": model, "opt": optimizer, "rest": [extra], "a": array}
-    found = capture.capture(variables)
+    found = capture.capture(variables, DTYPES)
     assert set(found.tensors) >= {"model.0.weight", "opt.model.0.weight.exp_avg"}
     assert found.lost == {}
     storages = [s.clone() for s in found.storages]
@@ -84,7 +85,7 @@ def test_tensors_are_kept_by_name_and_the_graph_holds_names() -> None:
 
 def test_tensors_that_are_no_memory_go_with_the_objects() -> None:
     sparse = torch.eye(3).to_sparse()
-    found = capture.capture({"s": sparse, "d": torch.ones(3)})
+    found = capture.capture({"s": sparse, "d": torch.ones(3)}, DTYPES)
     assert set(found.tensors) == {"d"}
     storages = found.storages
     made = rebuild(
@@ -92,6 +93,27 @@ def test_tensors_that_are_no_memory_go_with_the_objects() -> None:
         Parts(storages.__getitem__, list(found.buffers), found.tensors.__getitem__),
     )
     assert torch.equal(made["s"].to_dense(), torch.eye(3))
+
+
+def test_tensors_of_which_not_all_can_be_said_go_with_the_objects() -> None:
+    """Or are named, if torch itself could not make them again."""
+    one = torch.zeros(4, dtype=torch.uint8)
+    variables = {
+        "many": torch.ones([1] * 70),
+        "bit": one.view(torch.uint1),
+        "half a byte": one.view(torch.float4_e2m1fn_x2),
+        "bits": one.view(torch.bits8),
+        "plain": one,
+    }
+    found = capture.capture(variables, DTYPES)
+    assert set(found.tensors) == {"plain"}
+    assert found.lost == {"half a byte": "Tensor", "bits": "Tensor"}
+    storages = found.storages
+    parts = Parts(storages.__getitem__, [], found.tensors.__getitem__)
+    made = rebuild(found.objects, parts)
+    assert made["many"].shape == (1,) * 70
+    assert made["many"].item() == 1.0
+    assert made["bit"].dtype == torch.uint1
 
 
 def test_streams_go_on_where_they_were() -> None:

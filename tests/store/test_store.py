@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 
 import pytest
 import saving
 
 from gpurescue.errors import Damaged, Locked, Refused, UsageError
+from gpurescue.store import format
 from gpurescue.store.catalog import NAME as CATALOG
 from gpurescue.store.format import Storage, Tensor
 from gpurescue.store.store import Contents, Store
 
 LARGE = bytes(range(256)) * 1024
 VALUES = {"large": LARGE, "small": b"abc", "empty": b"", "again": LARGE}
+
+
+def one(**given) -> Tensor:
+    known = {"dtype": "uint8", "shape": (15,), "stride": (1,), "storage": 0}
+    return Tensor(**{**known, **given})
 
 
 def files(store: Store) -> dict[str, int]:
@@ -172,6 +179,43 @@ def test_tensors_that_do_not_fit_are_not_published(store):
     contents = Contents(run=saving.RUN, storages=storages, tensors=wrong)
     with store.plan([("0" * 32, 15)]) as plan, pytest.raises(UsageError, match="'x'"):
         store.publish(plan, [data], contents)
+    assert {n for n in files(store) if "locks" not in n} == {*before}
+
+
+def nested(depth: int) -> list:
+    found: list = []
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
+UNREADABLE = {
+    "65 dimensions": {"tensors": {"x": one(shape=(1,) * 65, stride=(1,) * 65)}},
+    "an endless stride": {"tensors": {"x": one(shape=(1,), stride=(2**63 - 1,))}},
+    "an endless shape": {"tensors": {"x": one(shape=(0, 2**62 + 1), stride=(1, 1))}},
+    "an unknown dtype": {"tensors": {"x": one(dtype="quint8")}},
+    "a name that is no text": {"tensors": {"x\ud800": one()}},
+    "a run that is no id": {"run": "a run"},
+    "a parent that is no id": {"parent": "its parent"},
+    "an object nowhere": {"objects": {"graph": 7}},
+    "a seal that is none": {"seals": {"graph": "none"}},
+    "a type of what was lost": {"lost": {"x": socket.socket}},
+    "a note that is an object": {"notes": {"x": socket.socket}},
+    "a note without a bottom": {"notes": {"x": nested(5_000)}},
+    "a note that is no text": {"notes": {"x": "\udfff"}},
+    "a note that is too long": {"notes": {"x": "long" * 2**12}},
+}
+
+
+@pytest.mark.parametrize("name", list(UNREADABLE))
+def test_what_could_not_be_read_again_is_not_written(store, monkeypatch, name):
+    monkeypatch.setattr(format, "LIMIT", 2**13)
+    before = files(store)
+    data = memoryview(bytearray(4096))
+    plain = {"run": saving.RUN, "storages": (Storage(0, 0, 15),), "tensors": {}}
+    given = Contents(**(plain | UNREADABLE[name]))
+    with store.plan([("0" * 32, 15)]) as plan, pytest.raises(UsageError):
+        store.publish(plan, data, given)
     assert {n for n in files(store) if "locks" not in n} == {*before}
 
 
