@@ -25,7 +25,6 @@ from gpurescue.store.layout import PAGE
 
 PIECE = 16 * 2**20  # bytes of one write: larger ones gain nothing
 SUFFIX = ".pack"
-_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # in the module since 3.13
 Progress = Callable[[int], None]
 
 
@@ -108,14 +107,10 @@ def _go_buffered(file: int) -> bool:
     return False
 
 
-def _mapped(file: int) -> mmap.mmap:
-    """Private, and without asking whether there would be room for a copy of it all."""
-    flags = mmap.MAP_PRIVATE | _NO_RESERVE
-    return mmap.mmap(file, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-
-
 class Pack:
     """A pack to read from, mapped: who writes to what it gives writes to a copy.
+
+    It is there for as long as somebody has this, even if it is removed meanwhile.
 
     Raises:
         Damaged: It is missing.
@@ -127,7 +122,10 @@ class Pack:
         self._file = folder.open(name + SUFFIX)
         weakref.finalize(self, os.close, self._file)
         self.nbytes = os.fstat(self._file).st_size
-        self._map = _mapped(self._file) if self.nbytes else b""
+        # Not by Python's ``mmap``: that would keep a second descriptor open.
+        self._map = memoryview(b"")
+        if self.nbytes:
+            self._map = mapping.private(self._file, 0, self.nbytes)
 
     def read(self, chunk: Chunk) -> memoryview:
         """The bytes of a chunk, not copied, and checked.
@@ -137,7 +135,7 @@ class Pack:
         """
         end = self._end(chunk)
         self._fetch(chunk.offset, end)
-        found = memoryview(self._map)[chunk.offset : end]
+        found = self._map[chunk.offset : end]
         if digest_of(found) != chunk.digest:
             raise Damaged(
                 f"bytes {chunk.offset} to {end} of pack {self.name} are not those that "
@@ -152,7 +150,7 @@ class Pack:
             Damaged: The disk does not give it.
         """
         try:
-            mapping.fetch(memoryview(self._map)[start:end])
+            mapping.fetch(self._map[start:end])
         except OSError as error:
             raise Damaged(
                 f"bytes {start} to {end} of pack {self.name} cannot be read: "

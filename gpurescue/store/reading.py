@@ -6,7 +6,7 @@ import hashlib
 import threading
 from typing import Any
 
-from gpurescue.errors import Damaged, Refused
+from gpurescue.errors import Damaged, Refused, StoreError
 from gpurescue.store.format import Chunk, Manifest, Tensor
 from gpurescue.store.packs import Pack
 from gpurescue.store.store import Store
@@ -15,7 +15,9 @@ from gpurescue.store.store import Store
 class Reader:
     """Reads one checkpoint; any thread may ask.
 
-    Nothing is read before it is asked for, and each chunk is checked once.
+    Nothing is read before it is asked for, and each chunk is checked once. The packs
+    are opened at once: whoever removes the checkpoint, and collects what nobody needs,
+    does not take them away from here.
 
     Args:
         store: Where it is.
@@ -25,7 +27,8 @@ class Reader:
     def __init__(self, store: Store, manifest: Manifest) -> None:
         self.manifest = manifest
         self._store = store
-        self._packs: dict[str, Pack] = {}
+        names = {chunk.pack for chunk in manifest.chunks}
+        self._packs = {name: _opened(store, name) for name in names}
         self._chunks: dict[int, memoryview] = {}
         self._storages: dict[int, Any] = {}
         self._lock = threading.Lock()
@@ -132,9 +135,18 @@ class Reader:
             raise
 
     def _pack(self, chunk: Chunk) -> Pack:
-        if chunk.pack not in self._packs:
-            self._packs[chunk.pack] = self._store.pack(chunk.pack)
-        return self._packs[chunk.pack]
+        found = self._packs[chunk.pack]
+        if isinstance(found, StoreError):
+            raise type(found)(str(found))
+        return found
+
+
+def _opened(store: Store, name: str) -> Pack | StoreError:
+    """A pack, or why there is none: others may be read all the same."""
+    try:
+        return store.pack(name)
+    except StoreError as error:
+        return error.with_traceback(None)
 
 
 def view(described: Tensor, storage: Any) -> Any:
