@@ -20,6 +20,7 @@ from gpurescue.magics.shell import Shell
 from gpurescue.recovery import suspension
 from gpurescue.source import tree as trees
 from gpurescue.state.capture import variables_of
+from gpurescue.state.iterators import Loop
 from gpurescue.store.checkpointer import Checkpointer, Keeping
 from gpurescue.store.keys import key
 from gpurescue.store.policy import Settings
@@ -140,7 +141,7 @@ class Keeper:
             if self.restored is not None:  # nothing unchecked may be kept as good
                 self.restored.wait()
                 self.restored = None
-            return _variables(code(), namespace, frame)
+            return variables_of_run(code(), namespace, frame)
 
         return of_frame
 
@@ -182,10 +183,15 @@ def ended(regular: Regular | None) -> None:
         threading.Thread(target=regular.close, name=name).start()
 
 
-def _variables(
+def variables_of_run(
     code: Any, namespace: dict[str, Any], frame: FrameType
 ) -> dict[str, Any]:
-    found = variables_of(code, namespace, suspension.variables(frame))
+    """What a run of a cell with this code consists of, standing in a frame."""
+    frames = [
+        (held.function, held.variables | {n: Loop(*x) for n, x in held.loops.items()})
+        for held in suspension.standing(frame)
+    ]
+    found = variables_of(code, namespace, frames)
     return {name: x for name, x in found.items() if not trees.is_hidden(name)}
 
 

@@ -64,6 +64,8 @@ class Hand:
         due: The next round to look at.
         looked: The last round that was looked at, and when.
         round: What was kept of its top, if it was marked.
+        item: What the round that is looked at has been given; the loop does not have
+            it yet.
     """
 
     __slots__ = (
@@ -79,6 +81,7 @@ class Hand:
         "asks",
         "depth",
         "due",
+        "item",
         "looked",
         "round",
         "start",
@@ -108,6 +111,7 @@ class Hand:
         self.due = clock.first_due(depth)
         self.looked = (0, self.start)
         self.round: Any = None
+        self.item: tuple[Any, ...] = ()
 
     def segments(self) -> Iterator[Iterator[Any]]:
         """Iterators that give the loop's items, each some of them."""
@@ -148,10 +152,12 @@ class Hand:
         except StopIteration:
             self._before, self._is_over = self._before - 1, True
             raise
+        self.item = (item,)
         try:
             self._clock.mark(self, item, sys._getframe(1))
         except Exception:  # noqa: BLE001
             own.failed("A round is not marked.")
+        self.item = ()
         return item
 
     def _unseen(self) -> Iterator[Any]:

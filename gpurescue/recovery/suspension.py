@@ -12,6 +12,7 @@ from typing import Any
 from gpurescue.protocols import Rollback
 from gpurescue.recovery import continuation, dead, frames
 from gpurescue.recovery.continuation import Continuation, Live
+from gpurescue.recovery.hands import hand_of
 from gpurescue.source import cells, locate, remainder
 from gpurescue.source import tree as trees
 from gpurescue.source.cells import Definition
@@ -237,20 +238,51 @@ def _guarded(frame: FrameType, base: FrameType | None) -> Iterator[FrameType]:
         current = current.f_back
 
 
-def variables(frame: FrameType) -> list[tuple[str, dict[str, Any]]]:
-    """The function and the variables of each of the user's frames, outermost first.
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What one of the user's frames has, while it runs.
 
-    Without the cell's own, whose variables are the notebook's.
+    Attributes:
+        function: Qualified name; empty for the cell's body.
+        variables: By name; of the cell's body none, as they are the notebook's.
+        loops: Of each ``for`` that it is in, by a name such as ``<loop 0>``: the
+            iterator, and the item that it has given and nobody has begun with.
+    """
+
+    function: str
+    variables: dict[str, Any]
+    loops: dict[str, tuple[Any, tuple[Any, ...]]]
+
+
+def standing(frame: FrameType) -> list[Standing]:
+    """The user's frames, outermost first.
 
     Args:
         frame: The innermost of them, or one of ours that it has called.
     """
-    found = [
-        (current.f_code.co_qualname, frames.read(current))
-        for current in _guarded(frame, None)
-        if not frames.is_body(current)
-    ]
+    held = {inner.frame: inner for inner in held_frames(frame, None, None)}
+    found = []
+    for current in _guarded(frame, None):
+        loops = _loops(held[current]) if current in held else {}
+        if not frames.is_body(current):
+            name = current.f_code.co_qualname
+            found.append(Standing(name, frames.read(current), loops))
+        elif loops:
+            found.append(Standing("", {}, loops))
     return found[::-1]
+
+
+def _loops(held: HeldFrame) -> dict[str, tuple[Any, tuple[Any, ...]]]:
+    found = {}
+    for node in remainder.walk(held.definition.scope.body, held.path):
+        if not isinstance(node, ast.For):
+            continue
+        iterator = frames.hidden(held.frame, trees.iterator_name(node))
+        if iterator is not None:
+            hand = hand_of(iterator)
+            asked = (iterator, ()) if hand is None else (hand.asks, hand.item)
+            found[f"<loop {trees.number(node)}>"] = asked
+    return found
 
 
 def _hold(index: int, frame: FrameType, lasti: int) -> HeldFrame | None:

@@ -97,7 +97,7 @@ def variables_of(
         code: Of the cell.
         namespace: The cell's variables.
         frames: The name of the function and the variables of each frame of the run,
-            outermost first, without the cell's own.
+            outermost first; those of the cell's body without a function's name.
 
     Returns:
         By name: variables of the cell as they are, others as ``function.variable``,
@@ -108,7 +108,8 @@ def variables_of(
     for function, values in frames:
         count = counts[function] = counts.get(function, 0) + 1
         prefix = function if count == 1 else f"{function}.{count}"
-        found |= {f"{prefix}.{name}": value for name, value in values.items()}
+        start = f"{prefix}." if function else ""
+        found |= {f"{start}{name}": value for name, value in values.items()}
     return found
 
 

@@ -16,6 +16,7 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 from gpurescue.errors import CannotResume
+from gpurescue.state import bars
 from gpurescue.state.loaders import position, rejoin
 from gpurescue.state.loaders.position import Position
 
@@ -53,6 +54,9 @@ def reduced(value: Any, stand: Stand) -> Reduced | None:
     Raises:
         CannotResume: Where it stands cannot be said; says why.
     """
+    bar = bars.reduced(value)
+    if bar is not None:
+        return bar
     why = _RUNNING.get(type(value))
     if why is not None:
         raise CannotResume(why)

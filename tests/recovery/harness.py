@@ -20,6 +20,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+from gpurescue.protocols import Watcher
 from gpurescue.recovery import carrying, loops
 from gpurescue.recovery.engine import Body, Run, State
 from gpurescue.recovery.hooks import Hooks
@@ -49,13 +50,16 @@ class Notebook:
         name = keep(source)
         exec(cells.compile_unit(ast.parse(source), name), self.names)
 
-    def start(self, source: str, **options: Any) -> Run:
+    def start(
+        self, source: str, *, watcher: Watcher | None = None, **options: Any
+    ) -> Run:
         """Start a ``%%resilient`` cell."""
         name = keep(source)
         flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         tree = compile(source, name, "exec", flags | ast.PyCF_ONLY_AST, True)
         code = cells.compile_unit(tree, name, flags=flags, guard_body=True)
         run = Run(Body(code=code, namespace=self.names), **options)
+        run.clock.watcher = watcher
         run.start()
         return run
 

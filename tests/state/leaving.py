@@ -7,6 +7,7 @@ there in another process, and writes down the same.
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import pickle
@@ -28,12 +29,14 @@ from torch.utils.data import (
     RandomSampler,
     WeightedRandomSampler,
 )
+from tqdm import tqdm
 
 from gpurescue.state import capture
 from gpurescue.state.graph import Parts
 from gpurescue.state.iterators import Loop
 from gpurescue.state.loaders import watching
 
+quiet = io.StringIO()
 NUM_EPOCHS = 3
 SIZE = 45
 
@@ -192,6 +195,9 @@ PROGRAMS = {
     "cycle, first time": Program(
         shuffled, lambda x: itertools.islice(itertools.cycle(x), 30)
     ),
+    "tqdm": Program(shuffled, lambda x: tqdm(x, disable=True)),
+    "tqdm that is seen": Program(shuffled, lambda x: enumerate(tqdm(x, file=quiet))),
+    "tqdm around": Program(shuffled, lambda x: tqdm(enumerate(x), file=quiet)),
     "workers": Program(shuffled, options=TWO),
     "workers, first batch": Program(shuffled, at=(0, 1), options=TWO),
     "workers, second batch": Program(shuffled, at=(0, 2), options=TWO),

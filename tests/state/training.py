@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
+from gpurescue.protocols import Watcher
 from gpurescue.recovery.engine import Run, State
 from gpurescue.recovery.hooks import Hooks
 from gpurescue.recovery.plan import Restart
@@ -104,7 +105,7 @@ class Training:
         text = x.detach().numpy().tobytes() + y.numpy().tobytes()
         self.seen.append(hashlib.sha256(text).hexdigest()[:8])
 
-    def start(self, *, watch: bool = True) -> Run:
+    def start(self, *, watch: bool = True, watcher: Watcher | None = None) -> Run:
         """Start the run, and wait until it is parked or over."""
         runtime = TorchRuntime()
         hooks = Hooks(on_failure=runtime.rollbacks)
@@ -113,7 +114,7 @@ class Training:
         body = BODY.format(
             make=self.make, loop=self.loop, unpack=self.unpack, epochs=self.epochs
         )
-        run = self.book.start(body, hooks=hooks)
+        run = self.book.start(body, hooks=hooks, watcher=watcher)
         run.wait(60)
         return run
 
