@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,8 @@ ROW = 4096
 WIDTH = 16
 _PIECE = 2**20  # bytes that the host hashes at a time: they are in its cache
 _LARGE = 4 * 2**20  # from here on bytes are hashed where they are, and not gathered
-_LEAST = 32  # rows: libraries refuse to multiply 16 and fewer
+_LEAST = 32  # rows, or a multiple: libraries refuse to multiply 16 and fewer
+_MOST = 16384  # rows that are made ``float32`` at a time
 _EXACT = 1024  # bytes whose sum stays within 2**24, up to where float32 is exact
 
 Product = Callable[[Any, Any], None]
@@ -98,7 +100,7 @@ def hash_on_device(sources: Sequence[Any], block: int) -> Hashed:
         if gathered is None:
             gathered = sources[0].new_empty((block // ROW, ROW))
         count = _gather(sources, pieces, gathered)
-        padded = max(count, _LEAST)
+        padded = -(-count // _LEAST) * _LEAST
         product(gathered[:padded], rows[end : end + padded])
         for piece in pieces:
             first = end + piece.row
@@ -228,11 +230,26 @@ def fastest(device: Any) -> Product:
     try:
         fast = _fast(device)
         fast(rows, theirs)
-        return fast if torch.equal(ours, theirs) else exact
     except torch.cuda.OutOfMemoryError:
         raise
     except (RuntimeError, AttributeError):  # an old device, an old torch
         return exact
+    return _either(fast, exact) if torch.equal(ours, theirs) else exact
+
+
+def _either(fast: Product, exact: Product) -> Product:
+    """Libraries choose by shape how they multiply, and may refuse some."""
+    import torch
+
+    def product(rows: Any, to: Any) -> None:
+        try:
+            fast(rows, to)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            exact(rows, to)
+
+    return product
 
 
 def _weights() -> Any:
@@ -261,8 +278,11 @@ def _exact(device: Any) -> Product:
     def product(rows: Any, to: Any) -> None:
         to.zero_()
         with torch.autocast(device.type, enabled=False):
-            for start in range(0, ROW, _EXACT):
-                some = slice(start, start + _EXACT)
-                to += (rows[:, some].to(torch.float32) @ weights[some]).to(torch.int32)
+            for first, start in itertools.product(
+                range(0, len(rows), _MOST), range(0, ROW, _EXACT)
+            ):
+                part, some = slice(first, first + _MOST), slice(start, start + _EXACT)
+                found = rows[part, some].to(torch.float32) @ weights[some]
+                to[part] += found.to(torch.int32)
 
     return product
