@@ -8,6 +8,10 @@ was durable, and, in another phase with no training beside it, the CPU time of t
 process. ``memcpy`` (into memory that was touched before) and ``O_DIRECT`` (a write of
 the same bytes from there, with ``fsync``, beside the same training) are the limits that
 ratios are to. Our digests, and the proof of every copy, are included.
+
+Where there is a GPU the same is done there (``cuda_stall_copy``, ``cuda_peers`` and so
+on): the limit is then a copy of all bytes, in one piece, to pinned memory, and training
+stands still until the device has done what it was given on the program's own stream.
 """
 
 from __future__ import annotations
@@ -85,19 +89,28 @@ class Gpt(torch.nn.Module):
 class Training:
     """A run of the model, with a step that is longer than a copy of its state."""
 
-    def __init__(self, num_blocks: int, length: int = 128) -> None:
+    def __init__(self, num_blocks: int, length: int = 128, where: str = "cpu") -> None:
         torch.manual_seed(0)
-        self.model = Gpt(num_blocks)
+        self.where = where
+        self.model = Gpt(num_blocks).to(where)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), fused=True)
-        self._ids = torch.randint(0, NUM_TOKENS, (1, length + 1))
+        count = 1 if where == "cpu" else 128
+        self._ids = torch.randint(0, NUM_TOKENS, (count, length + 1), device=where)
 
     def step(self) -> None:
         """One step."""
         self.optimizer.zero_grad()
         logits = self.model(self._ids[:, :-1])
-        loss = torch.nn.functional.cross_entropy(logits[0], self._ids[0, 1:])
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), self._ids[:, 1:].flatten()
+        )
         loss.backward()
         self.optimizer.step()
+
+    def stand_still(self) -> None:
+        """Wait until the device has done what it was given."""
+        if self.where == "cuda":
+            torch.cuda.current_stream().synchronize()
 
     def state(self) -> dict[str, Any]:
         """As ``state_dict`` gives it."""
@@ -119,6 +132,9 @@ class Ways:
         self.nbytes = sum(size for _, size in self._sources)
         self._staging = Staging()
         self._staging.reserve(self.nbytes + 2**20)
+        if training.where == "cuda":
+            self._there = torch.zeros(self.nbytes, dtype=torch.int8, device="cuda")
+            self._here = torch.zeros(self.nbytes, dtype=torch.int8, pin_memory=True)
         self._number = 0
         self._is_published = threading.Event()
         self._done: object = None
@@ -156,6 +172,9 @@ class Ways:
 
     def memcpy(self) -> Callable[[], None]:
         """The limit for what copies before it returns."""
+        if self.training.where == "cuda":
+            self._here.copy_(self._there)
+            return lambda: None
         to = self._staging.address
         for address, nbytes in self._sources:
             ctypes.memmove(to, address, nbytes)
@@ -245,8 +264,10 @@ PEERS = LABELS[3:]
 
 def saved(ways: Ways, label: str, *, trains: bool) -> dict[str, float]:
     """Save once, with training going on beside it or with nothing else."""
+    ways.training.stand_still()
     cpu, begun = time.process_time(), time.perf_counter()
     wait = getattr(ways, label)()
+    ways.training.stand_still()
     stalled = time.perf_counter()
     done: list[float] = []
 
@@ -267,9 +288,11 @@ def saved(ways: Ways, label: str, *, trains: bool) -> dict[str, float]:
     }
 
 
-def measured(num_blocks: int, num_rounds: int) -> dict[str, dict[str, float]]:
+def measured(
+    num_blocks: int, num_rounds: int, where: str
+) -> dict[str, dict[str, float]]:
     """Medians for each way; ``cpu`` from rounds without training."""
-    training = Training(num_blocks)
+    training = Training(num_blocks, where=where)
     training.step()
     rows: dict[str, list[dict[str, float]]] = {label: [] for label in LABELS}
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
@@ -298,32 +321,35 @@ def _medians(rows: list[dict[str, float]]) -> dict[str, float]:
     }
 
 
-def figures(quick: bool) -> dict[str, Any]:
+def figures(quick: bool, where: str = "cpu") -> dict[str, Any]:
     """Ratios to the limits, and the rows themselves."""
-    found = measured(2 if quick else 12, 2 if quick else 5)
-    ours, copy, write = found["ours"], found["memcpy"], found["o_direct"]
-    return {
-        "stall_memcpy": ours["stall"] / copy["stall"],
-        "durable_odirect": ours["durable"] / write["durable"],
-        "cpu_s": ours["cpu"],
-        "peers": {
-            label: {
-                "stall_memcpy": found[label]["stall"] / copy["stall"],
-                "durable_odirect": found[label]["durable"] / write["durable"],
-                "cpu_s": found[label]["cpu"],
-            }
-            for label in PEERS
-        },
-        "rows": found,
+    found = measured(2 if quick else 12, 2 if quick else 5, where)
+    copy, write = found["memcpy"], found["o_direct"]
+    limit = "stall_memcpy" if where == "cpu" else "stall_copy"
+    ratios = {
+        label: {
+            limit: row["stall"] / copy["stall"],
+            "durable_odirect": row["durable"] / write["durable"],
+            "cpu_s": row["cpu"],
+        }
+        for label, row in found.items()
     }
+    peers = {label: ratios[label] for label in PEERS}
+    return {**ratios["ours"], "peers": peers, "rows": found}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="a smaller state")
-    found = figures(parser.parse_args().quick)
-    for label, row in found["rows"].items():
-        print(f"{label:12}", *(f"{name} {value:8.3f}" for name, value in row.items()))
+    quick = parser.parse_args().quick
+    found = figures(quick)
+    rows = dict(found["rows"])
+    if torch.cuda.is_available():
+        there = figures(quick, "cuda")
+        found |= {f"cuda_{name}": value for name, value in there.items()}
+        rows |= {f"cuda {label}": row for label, row in there["rows"].items()}
+    for label, row in rows.items():
+        print(f"{label:16}", *(f"{name} {value:8.3f}" for name, value in row.items()))
     print(json.dumps(found))
 
 
