@@ -35,6 +35,7 @@ from gpurescue.state import capture
 from gpurescue.state.graph import Parts
 from gpurescue.state.iterators import Loop
 from gpurescue.state.loaders import watching
+from gpurescue.store.format import DTYPES
 
 quiet = io.StringIO()
 NUM_EPOCHS = 3
@@ -280,7 +281,7 @@ def leave(program: Program, path: Path) -> list[str]:
     for _ in range(number):
         ignored.note(next(loop))
     roots = {"names": names, "loop": Loop(loop)}
-    found = capture.capture(roots)
+    found = capture.capture(roots, DTYPES)
     pieces = {
         "storages": [bytes(s.tolist()) for s in found.storages],
         "buffers": [bytes(b.raw()) for b in found.buffers],

@@ -15,6 +15,7 @@ from gpurescue.magics import keeping  # noqa: E402
 from gpurescue.recovery.engine import State  # noqa: E402
 from gpurescue.state import capture  # noqa: E402
 from gpurescue.state.graph import Parts  # noqa: E402
+from gpurescue.store.format import DTYPES  # noqa: E402
 
 NUM_ROUNDS = 26  # that are over when the run is written down; 20 in each epoch
 
@@ -31,7 +32,7 @@ class Watcher:
             code = compile("loader, model, optimizer", "<cell>", "exec")
             names = self.training.names
             variables = keeping.variables_of_run(code, names, frame)
-            self.found = capture.capture(variables)
+            self.found = capture.capture(variables, DTYPES)
             self.tensors = {
                 name: tensor.detach().clone()
                 for name, tensor in self.found.tensors.items()
