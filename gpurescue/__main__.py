@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import io
 import json
@@ -13,7 +12,7 @@ import secrets
 import sqlite3
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,12 @@ from typing import Any
 from gpurescue.diagnosis.panel.escape import one_line
 from gpurescue.errors import RescueError, UsageError
 from gpurescue.store import exporting, importing, tables
+from gpurescue.store.bars import bar
 from gpurescue.store.keys import key
-from gpurescue.store.packs import Progress
 from gpurescue.store.store import Store
 from gpurescue.store.tables import size
 
 _FORMATS = {".safetensors": "safetensors", ".pt": "torch", ".pth": "torch", "": "dcp"}
-_DELAY = 1.0  # seconds before a progress bar is shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +140,9 @@ def _add_exchange(add: Callable[..., Any]) -> None:
 
 
 def _checkpoints(args: Any) -> _Answer:
-    found = tables.lines(Store(args.store, key=key()))
+    store = Store(args.store, key=key())
+    with bar("checkpoints", len(store.rows()), "") as progress:
+        found = tables.lines(store, progress)
     said = tables.text(found).splitlines() if found else ["There are no checkpoints."]
     return _Answer([dataclasses.asdict(line) for line in found], said)
 
@@ -150,7 +150,7 @@ def _checkpoints(args: Any) -> _Answer:
 def _verify(args: Any) -> _Answer:
     store = Store(args.store, key=key())
     rows = store.rows()
-    with _bar("verify", sum(row.added for row in rows)) as progress:
+    with bar("verify", sum(row.added for row in rows)) as progress:
         wrong = store.verify(progress)
     said = [f"{id}: {what}" for id, found in wrong.items() for what in found]
     if not wrong:
@@ -159,7 +159,8 @@ def _verify(args: Any) -> _Answer:
 
 
 def _gc(args: Any) -> _Answer:
-    gone = Store(args.store, key=key()).gc(dry_run=args.dry_run)
+    with bar("gc", None) as progress:
+        gone = Store(args.store, key=key()).gc(dry_run=args.dry_run, progress=progress)
     total, what = sum(gone.values()), "to be" if args.dry_run else "are"
     said = [f"{size(nbytes):>10}  {name}" for name, nbytes in gone.items()]
     said.append(f"{_count(len(gone), 'file')}, {size(total)}, {what} removed.")
@@ -179,7 +180,7 @@ def _export(args: Any) -> _Answer:
         overwrite=args.overwrite,
     )
     nbytes = exporting.num_bytes(store.manifest(args.id)[0], args.prefix)
-    with _bar("export", 2 * nbytes) as progress:
+    with bar("export", 2 * nbytes) as progress:
         names = exporting.export(store, args.id, target, progress)
     said = [f"{args.path} has {_count(len(names), 'tensor')}, {size(nbytes)}."]
     return _Answer({"path": str(args.path), "tensors": names, "nbytes": nbytes}, said)
@@ -192,7 +193,7 @@ def _import(args: Any) -> _Answer:
     found = [args.path, *(args.path.iterdir() if args.path.is_dir() else ())]
     nbytes = sum(path.stat().st_size for path in found if path.is_file())
     store = Store(args.store, key=key(create=True), create=True)
-    with _bar("import", 2 * nbytes) as progress:
+    with bar("import", 2 * nbytes) as progress:
         made = importing.import_(
             store, args.path, run=run, prefix=args.prefix, progress=progress
         )
@@ -225,23 +226,6 @@ def _with(args: Any) -> Store:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-@contextlib.contextmanager
-def _bar(title: str, nbytes: int) -> Iterator[Progress]:
-    """A progress bar for what takes longer than a second, on a terminal only."""
-    from tqdm import tqdm
-
-    with tqdm(
-        desc=title,
-        total=nbytes,
-        unit="B",
-        unit_scale=True,
-        delay=_DELAY,
-        disable=None,  # where standard error is no terminal
-        leave=False,
-    ) as bar:
-        yield bar.update
 
 
 if __name__ == "__main__":

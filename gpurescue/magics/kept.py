@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from gpurescue.errors import UsageError
@@ -11,6 +12,8 @@ from gpurescue.magics.front import Front
 from gpurescue.state import slots
 from gpurescue.state.named import tree
 from gpurescue.store import objects, restore, tables
+from gpurescue.store.bars import bar
+from gpurescue.store.packs import Progress
 from gpurescue.store.reading import Reader
 from gpurescue.store.store import Store
 
@@ -34,13 +37,21 @@ def opened(front: Front) -> Store:
 
 def table(front: Front) -> pd.DataFrame:
     """All checkpoints, oldest first."""
-    return tables.checkpoints(opened(front))
+    store = opened(front)
+    with _listing(store) as progress:
+        return tables.checkpoints(store, progress)
 
 
 def show(front: Front) -> None:
     """``%checkpoints``."""
-    text = tables.text(tables.lines(opened(front)))
+    store = opened(front)
+    with _listing(store) as progress:
+        text = tables.text(tables.lines(store, progress))
     front.shell.show(f"<pre>{html.escape(text)}</pre>", text)
+
+
+def _listing(store: Store) -> AbstractContextManager[Progress]:
+    return bar("checkpoints", len(store.rows()), "", in_notebook=True)
 
 
 def find(store: Store, name: str) -> str:
@@ -101,4 +112,7 @@ def put_back(
 
 def verify(front: Front) -> dict[str, list[str]]:
     """Read all checkpoints; what is wrong, by checkpoint."""
-    return opened(front).verify()
+    store = opened(front)
+    nbytes = sum(row.added for row in store.rows())
+    with bar("verify", nbytes, in_notebook=True) as progress:
+        return store.verify(progress)

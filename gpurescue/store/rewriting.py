@@ -79,7 +79,10 @@ def sizes(folder: Folder, before: float) -> dict[str, int]:
 
 
 def copy(
-    folder: Folder, chunks: Iterable[Chunk], names: Iterator[str]
+    folder: Folder,
+    chunks: Iterable[Chunk],
+    names: Iterator[str],
+    progress: packs.Progress = lambda _: None,
 ) -> dict[Chunk, Chunk]:
     """Copy chunks to new packs, which are durable and were read again.
 
@@ -87,6 +90,7 @@ def copy(
         folder: Of packs.
         chunks: All of one pack.
         names: For the new ones.
+        progress: Called with the bytes of each chunk that is copied.
 
     Returns:
         Where each of them is now.
@@ -108,6 +112,7 @@ def copy(
         new = packs.Pack(folder, name)
         for chunk in batch:
             new.read(moved[chunk])
+            progress(chunk.nbytes)
     return moved
 
 

@@ -370,7 +370,13 @@ class Store:
             self._manifests.remove(_known(id) + _MANIFEST)
         self._catalog.remove(ids, ())
 
-    def gc(self, *, dry_run: bool = False, grace: float = _GRACE) -> dict[str, int]:
+    def gc(
+        self,
+        *,
+        dry_run: bool = False,
+        grace: float = _GRACE,
+        progress: packs.Progress = lambda _: None,
+    ) -> dict[str, int]:
         """Remove packs that no checkpoint needs, and what crashes have left.
 
         Packs of which little is needed are rewritten; see ``rewriting``.
@@ -378,6 +384,8 @@ class Store:
         Args:
             dry_run: True to only say what would go.
             grace: Seconds for which what nobody refers to is left alone.
+            progress: Called with the bytes of each manifest that is read, and of each
+                chunk that is copied.
 
         Returns:
             The size in bytes of what goes, by name; of a pack that is rewritten, what
@@ -391,7 +399,7 @@ class Store:
         before = time.time() - grace
         kind = fcntl.LOCK_SH if dry_run else fcntl.LOCK_EX
         with self._locked("gc", kind, "The store"):
-            usage = Usage(self.manifest(id) for id in _ids(self._manifests))
+            usage = Usage(self._counted(progress))
             going = dict(self._garbage(usage.chunks.keys(), before))
             if not dry_run:
                 names = [name.removesuffix(packs.SUFFIX) for _, name in going]
@@ -405,15 +413,21 @@ class Store:
         with self._locked("gc", fcntl.LOCK_SH, "The store"):
             sizes = rewriting.sizes(self._packs, before) if self._key else {}
             for name, nbytes in usage.sparse(sizes).items():
-                if dry_run or self._rewrite(name, usage):
+                if dry_run or self._rewrite(name, usage, progress):
                     found[f"{self._packs.name}/{name}{packs.SUFFIX}"] = nbytes
         return found
 
-    def _rewrite(self, pack: str, usage: Usage) -> bool:
+    def _counted(self, progress: packs.Progress) -> Iterator[Signed]:
+        for id in _ids(self._manifests):
+            yield self.manifest(id)
+            with contextlib.suppress(FileNotFoundError):
+                progress(self._manifests.about(id + _MANIFEST).st_size)
+
+    def _rewrite(self, pack: str, usage: Usage, progress: packs.Progress) -> bool:
         """Copy what is needed of a pack; False if it is damaged, and stays."""
         names = iter(lambda: secrets.token_hex(16), "")
         try:
-            moved = rewriting.copy(self._packs, usage.chunks[pack], names)
+            moved = rewriting.copy(self._packs, usage.chunks[pack], names, progress)
         except Damaged:
             _log.warning("A pack could not be rewritten.", exc_info=True)
             return False

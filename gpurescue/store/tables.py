@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from gpurescue.errors import StoreError
+from gpurescue.store.packs import Progress
 from gpurescue.store.store import Store
 
 if TYPE_CHECKING:
@@ -42,17 +43,20 @@ class Line:
     signed: bool | None
 
 
-def lines(store: Store) -> list[Line]:
-    """What is to be said about each checkpoint, oldest first."""
-    pinned = store.pinned()
-    return [
-        Line(
-            **dataclasses.asdict(row),
-            pinned=row.id in pinned,
-            signed=_is_signed(store, row.id),
-        )
-        for row in store.rows()
-    ]
+def lines(store: Store, progress: Progress = lambda _: None) -> list[Line]:
+    """What is to be said about each checkpoint, oldest first.
+
+    Args:
+        store: Where they are.
+        progress: Called with 1 for each; their signatures are checked.
+    """
+    pinned, found = store.pinned(), []
+    for row in store.rows():
+        signed = _is_signed(store, row.id)
+        facts = dataclasses.asdict(row)
+        found.append(Line(**facts, pinned=row.id in pinned, signed=signed))
+        progress(1)
+    return found
 
 
 def _is_signed(store: Store, id: str) -> bool | None:
@@ -61,8 +65,12 @@ def _is_signed(store: Store, id: str) -> bool | None:
     return False
 
 
-def checkpoints(store: Store) -> pd.DataFrame:
+def checkpoints(store: Store, progress: Progress = lambda _: None) -> pd.DataFrame:
     """The checkpoints of a store, oldest first.
+
+    Args:
+        store: Where they are.
+        progress: Called with 1 for each.
 
     Returns:
         One row for each: ``created`` in UTC, ``age`` until now, ``nbytes`` of its
@@ -72,7 +80,7 @@ def checkpoints(store: Store) -> pd.DataFrame:
     import numpy as np
     import pandas as pd
 
-    found = lines(store)
+    found = lines(store, progress)
     columns = [field.name for field in dataclasses.fields(Line)]
     table = pd.DataFrame([dataclasses.asdict(line) for line in found], columns=columns)
     # In microseconds: pandas' own unit ends in 2262, and a store may say anything.

@@ -74,6 +74,15 @@ def test_what_is_needed_of_a_dead_pack_is_moved(store):
     assert store.rows() == rows
 
 
+def test_collecting_says_how_far_it_is(store):
+    made = mostly_dead(store)
+    said: list[int] = []
+    nbytes = sum(map(len, manifests(store).values()))
+    store.gc(grace=0.0, progress=said.append)
+    assert len(said) == len(made) + len(FROZEN)
+    assert sum(said) == nbytes + sum(map(len, FROZEN.values()))
+
+
 def test_what_was_moved_is_found_again(store):
     mostly_dead(store)
     collect(store)
