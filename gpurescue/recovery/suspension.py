@@ -238,6 +238,9 @@ def _guarded(frame: FrameType, base: FrameType | None) -> Iterator[FrameType]:
         current = current.f_back
 
 
+Asked = tuple[Any, tuple[Any, ...], tuple[Any, ...]]
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """What one of the user's frames has, while it runs.
@@ -246,12 +249,13 @@ class Standing:
         function: Qualified name; empty for the cell's body.
         variables: By name; of the cell's body none, as they are the notebook's.
         loops: Of each ``for`` that it is in, by a name such as ``<loop 0>``: the
-            iterator, and the item that it has given and nobody has begun with.
+            iterator; the item that it has given and nobody has begun with; and whose
+            ``zero_grad`` is called first thing in the round with this item.
     """
 
     function: str
     variables: dict[str, Any]
-    loops: dict[str, tuple[Any, tuple[Any, ...]]]
+    loops: dict[str, Asked]
 
 
 def standing(frame: FrameType) -> list[Standing]:
@@ -272,17 +276,45 @@ def standing(frame: FrameType) -> list[Standing]:
     return found[::-1]
 
 
-def _loops(held: HeldFrame) -> dict[str, tuple[Any, tuple[Any, ...]]]:
-    found = {}
+def _loops(held: HeldFrame) -> dict[str, Asked]:
+    found: dict[str, Asked] = {}
     for node in remainder.walk(held.definition.scope.body, held.path):
         if not isinstance(node, ast.For):
             continue
         iterator = frames.hidden(held.frame, trees.iterator_name(node))
         if iterator is not None:
             hand = hand_of(iterator)
-            asked = (iterator, ()) if hand is None else (hand.asks, hand.item)
+            asked: Asked = (iterator, (), ())
+            if hand is not None:
+                zeroed = _zeroed(held.frame, node) if hand.item else ()
+                asked = (hand.asks, hand.item, zeroed)
             found[f"<loop {trees.number(node)}>"] = asked
     return found
+
+
+def _zeroed(frame: FrameType, loop: ast.For) -> tuple[Any, ...]:
+    """Whose gradients a round sets to None before anything else can look at them."""
+    if not _is_names(loop.target):
+        return ()
+    new = _names_used(loop.target)
+    found = []
+    for node in loop.body:
+        match node:
+            case ast.Assign(targets=[target], value=ast.Name()) if _is_names(target):
+                new |= _names_used(target)
+            case ast.Expr(
+                ast.Call(ast.Attribute(ast.Name(name), "zero_grad"), [], [])
+            ) if name not in new:
+                found.append(frame.f_locals.get(name, frame.f_globals.get(name)))
+            case _:
+                break
+    return tuple(found)
+
+
+def _is_names(target: ast.expr) -> bool:
+    if isinstance(target, ast.Tuple):
+        return all(_is_names(inner) for inner in target.elts)
+    return isinstance(target, ast.Name)
 
 
 def _hold(index: int, frame: FrameType, lasti: int) -> HeldFrame | None:

@@ -16,6 +16,7 @@ from gpurescue.errors import CannotResume
 
 _FACTS = ("desc", "total", "leave", "unit", "unit_scale", "position", "disable")
 _TQDM = "tqdm.std"
+_HIDDEN = "_gr_facts"
 
 Reduced = tuple[Any, ...]
 
@@ -33,12 +34,12 @@ class Counted:
         self._bar = bar
         self._inner = inner
         self._number = number
-        bar.n = number
 
     def __iter__(self) -> Counted:
         return self
 
     def __next__(self) -> Any:
+        _show(self._bar, self._number)
         self._number += 1  # the item before is done with
         self._bar.update(self._number - self._bar.n)
         try:
@@ -58,7 +59,9 @@ def reduced(value: Any) -> Reduced | None:
     if module is None:
         return None
     if isinstance(value, module.tqdm):
-        facts = {name: getattr(value, name, None) for name in _FACTS}
+        facts = vars(value).get(_HIDDEN)
+        if facts is None:
+            facts = {name: getattr(value, name, None) for name in _FACTS}
         state = {"iterable": getattr(value, "iterable", None)}
         return made, (type(value), facts, getattr(value, "n", 0)), state
     if type(value) is GeneratorType and _is_bars(value, module):
@@ -67,9 +70,18 @@ def reduced(value: Any) -> Reduced | None:
 
 
 def made(kind: Any, facts: dict[str, Any], number: int) -> Any:
-    """A bar that has come as far as another had."""
-    known = {name: value for name, value in facts.items() if value is not None}
-    return kind(initial=number, **known)
+    """A bar that has come as far as another had, and is shown when it goes on."""
+    bar = kind(initial=number, disable=True)
+    setattr(bar, _HIDDEN, facts)
+    return bar
+
+
+def _show(bar: Any, number: int) -> None:
+    facts = vars(bar).pop(_HIDDEN, None)
+    if facts is not None:
+        known = {name: value for name, value in facts.items() if value is not None}
+        bar._instances.add(bar)  # a bar that is not shown has left them
+        bar.__init__(initial=number, **known)
 
 
 def _is_bars(value: GeneratorType[Any, Any, Any], module: Any) -> bool:

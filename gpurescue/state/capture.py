@@ -16,8 +16,9 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from gpurescue.state import graph
+from gpurescue.state.iterators import Loop
 from gpurescue.state.loaders import rejoin
-from gpurescue.state.named import named
+from gpurescue.state.named import tree
 
 Bytes = bytes | memoryview
 _MOST_SIZES = 64  # most of torch refuses tensors with more dimensions
@@ -35,6 +36,9 @@ class Captured:
         objects: Pickled, with neither tensors nor arrays in them.
         streams: Random streams, as JSON.
         lost: The type of what could not be captured, by its path.
+        transient: Names of tensors that are in no state dict: gradients, and buffers
+            that are not persistent.
+        moving: Numbers of storages that others than an optimizer are about to write.
     """
 
     tensors: dict[str, Any]
@@ -44,6 +48,8 @@ class Captured:
     objects: bytes
     streams: bytes
     lost: dict[str, str]
+    transient: tuple[str, ...]
+    moving: frozenset[int]
 
 
 def capture(variables: Mapping[str, object], dtypes: Iterable[str]) -> Captured:
@@ -55,12 +61,18 @@ def capture(variables: Mapping[str, object], dtypes: Iterable[str]) -> Captured:
             what has too many dimensions, are a part of the objects.
     """
     streams = read_streams()
-    known = _dtypes(dtypes)
-    tensors = {name: t for name, t in named(variables).items() if _is_kept(t, known)}
+    known, kinds = tree(variables), _dtypes(dtypes)
+    dead = zeroed(variables)
+    tensors = {
+        name: tensor
+        for name, tensor in known.tensors.items()
+        if _is_kept(tensor, kinds) and id(known.gradients.get(name)) not in dead
+    }
     numbers = graph.Numbers()
     of = {name: numbers.of(t.untyped_storage()) for name, t in tensors.items()}
     names = {id(tensor): name for name, tensor in reversed(tensors.items())}
-    found = graph.capture(variables, names, numbers)
+    found = graph.capture(variables, names, numbers, dead)
+    gradients = tensors.keys() & known.gradients.keys()
     return Captured(
         tensors=tensors,
         numbers=of,
@@ -69,12 +81,30 @@ def capture(variables: Mapping[str, object], dtypes: Iterable[str]) -> Captured:
         objects=found.data,
         streams=streams,
         lost=found.lost,
+        transient=tuple(n for n in tensors if n in gradients or n in known.transient),
+        moving=frozenset(of[name] for name in gradients),
     )
 
 
 def _dtypes(names: Iterable[str]) -> set[Any]:
     torch = sys.modules.get("torch")
     return {getattr(torch, name, None) for name in names}
+
+
+def zeroed(variables: Mapping[str, object]) -> frozenset[int]:
+    """Ids of parameters whose gradients go before anybody can look at them."""
+    torch = sys.modules.get("torch")
+    loops = [value for value in variables.values() if isinstance(value, Loop)]
+    found: set[int] = set()
+    for owner in (owner for loop in loops for owner in loop.zeroed):
+        if torch is None or "zero_grad" in getattr(owner, "__dict__", {}):
+            continue
+        does = getattr(type(owner), "zero_grad", None)
+        if does is torch.nn.Module.zero_grad:
+            found.update(map(id, torch.nn.Module.parameters(owner)))
+        elif does is torch.optim.Optimizer.zero_grad:
+            found.update(id(p) for g in owner.param_groups for p in g["params"])
+    return frozenset(found)
 
 
 def _is_kept(tensor: Any, dtypes: set[Any]) -> bool:

@@ -15,7 +15,7 @@ import pickle
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any
@@ -101,6 +101,7 @@ def capture(
     roots: Mapping[str, object],
     names: Mapping[int, str] = types.MappingProxyType({}),
     numbers: Numbers | None = None,
+    without_gradient: Collection[int] = (),
 ) -> Captured:
     """Write the objects that some names lead to.
 
@@ -108,9 +109,11 @@ def capture(
         roots: Variables by name.
         names: Of tensors that are kept elsewhere, by ``id``.
         numbers: Those of storages that are kept anyway.
+        without_gradient: Ids of tensors whose gradients are left out.
     """
     file = io.BytesIO()
     pickler = _Pickler(file, names, numbers or Numbers())
+    pickler.without_gradient = without_gradient
     pickler.dump(dict(roots))
     lost = _paths(roots, pickler.lost) if pickler.lost else {}
     storages = tuple(pickler.numbers.storages)
@@ -160,6 +163,11 @@ def _storage(number: int, dtype: Any) -> Any:
     return kind(wrap_storage=own, dtype=dtype, _internal=True)
 
 
+def _set_gradient(tensor: Any, gradient: Any) -> None:
+    """Called by the pickle, for what a tensor has beside its values."""
+    tensor.grad = gradient
+
+
 def _tensor(name: str, is_parameter: bool, requires_grad: bool) -> Any:
     """Called by the pickle, in the place of a tensor that has a name."""
     found = _here.parts.tensor(name)
@@ -182,14 +190,17 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         super().__init__(file, protocol=5, buffer_callback=self._keep)
         self.numbers = numbers
         self.lost: dict[int, tuple[Any, str]] = {}
+        self.without_gradient: Collection[int] = ()
         self._names = names
         torch = sys.modules.get("torch")
         self._typed: Any = ()
+        self._tensor: Any = ()
         self._tensors: Any = ()
         self._parameter: Any = None
         if torch is not None:
             self._typed = torch.storage.TypedStorage
             self._parameter = torch.nn.Parameter
+            self._tensor = torch.Tensor
             self._tensors = {torch.Tensor, torch.nn.Parameter}
 
     def _keep(self, buffer: pickle.PickleBuffer) -> bool:
@@ -198,11 +209,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def reducer_override(self, obj: Any) -> Any:
         """As cloudpickle does it; what cannot be written is noted."""
-        name = self._names.get(id(obj))
-        if name is not None and self._is_plain(obj):
-            return _tensor, (name, type(obj) is self._parameter, obj.requires_grad)
-        if type(obj) in self._tensors and str(obj.dtype).startswith(_NOT_READ):
-            return self._lose(obj)
+        if isinstance(obj, self._tensor):
+            return self._of_tensor(obj)
         if isinstance(obj, self._typed):
             return _storage, (self.numbers.of(obj._untyped_storage), obj.dtype)
         found = super().reducer_override(obj)
@@ -220,6 +228,27 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._lose(obj)
         is_name = isinstance(made, str)
         return self._lose(obj) if is_name and not _is_found_by_name(obj, made) else made
+
+    def _of_tensor(self, tensor: Any) -> Any:
+        name = self._names.get(id(tensor))
+        made: Any
+        if name is not None and self._is_plain(tensor):
+            is_parameter = type(tensor) is self._parameter
+            made = _tensor, (name, is_parameter, tensor.requires_grad)
+        elif str(tensor.dtype).startswith(_NOT_READ):
+            return self._lose(tensor)
+        else:
+            try:
+                made = tensor.__reduce_ex__(5)
+            except Exception:  # noqa: BLE001 - a user's subclass may raise anything
+                return self._lose(tensor)
+        has_gradient = tensor.is_leaf and tensor.grad is not None
+        if not has_gradient or id(tensor) in self.without_gradient:
+            return made
+        if len(made) > 2:  # there is no room for more
+            self._lose(tensor.grad, "the gradient of a tensor of a kind of its own")
+            return made
+        return *made, tensor.grad, None, None, _set_gradient
 
     def _is_plain(self, tensor: Any) -> bool:
         """A tensor of which there is no more to say than its bytes."""

@@ -38,10 +38,12 @@ class Loop:
     Attributes:
         iterator: What it asks for items.
         items: The one that it was given and has not begun with, if there is one.
+        zeroed: Those whose ``zero_grad`` it calls before anything else.
     """
 
     iterator: Any
     items: tuple[Any, ...] = ()
+    zeroed: tuple[Any, ...] = ()
 
 
 def reduced(value: Any, stand: Stand) -> Reduced | None:
@@ -83,7 +85,7 @@ def silently(reduce: Callable[[], Any], value: Any) -> Any:
 def inside(value: object) -> list[object]:
     """What a built-in iterator asks, or is made from; for finding a path."""
     if isinstance(value, Loop):
-        return [value.iterator, *value.items]
+        return [value.iterator, *value.items, *value.zeroed]
     if type(value).__module__ not in {"builtins", "itertools"}:
         return []
     if not isinstance(value, Iterator):

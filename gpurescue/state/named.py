@@ -34,12 +34,19 @@ class Tree:
         optimizers: Every ``torch.optim.Optimizer`` with its name.
         owners: What a state of each optimizer belongs to: the optimizer and the
             parameter, by the name that all names of that state begin with.
+        gradients: The parameter that each gradient belongs to, by the gradient's name.
+        transient: Names of buffers that are in no state dict.
     """
 
     tensors: Named = field(default_factory=dict)
     modules: list[tuple[str, Any]] = field(default_factory=list)
     optimizers: list[tuple[str, Any]] = field(default_factory=list)
     owners: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    gradients: Named = field(default_factory=dict)
+    transient: set[str] = field(default_factory=set)
+
+
+GRADIENT = ".grad"
 
 
 def named(variables: Mapping[str, object]) -> Named:
@@ -95,6 +102,15 @@ class _Walk:
             waiting = following
         for name, optimizer in self.tree.optimizers:
             self._of_optimizer(name, optimizer)
+        for name, tensor in list(self.found.items()):
+            if tensor.is_leaf and tensor.grad is not None:
+                self._of_gradient(f"{name}{GRADIENT}", tensor)
+
+    def _of_gradient(self, name: str, parameter: Any) -> None:
+        if name not in self.found:
+            self._names.setdefault(id(parameter.grad), name)
+            self.found[name] = parameter.grad
+            self.tree.gradients[name] = parameter
 
     def _visit(self, name: str, value: Any) -> list[tuple[str, object]]:
         if isinstance(value, self._tensor):
@@ -132,6 +148,8 @@ class _Walk:
                 if tensor is not None:
                     self._names.setdefault(id(tensor), f"{name}.{key}")
                     self.found[f"{name}.{key}"] = tensor
+            hidden = inner._non_persistent_buffers_set
+            self.tree.transient.update(f"{name}.{key}" for key in hidden)
             children = [(f"{name}.{k}", m) for k, m in inner._modules.items()]
             waiting += reversed(children)
 

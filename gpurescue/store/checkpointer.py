@@ -24,7 +24,7 @@ from typing import Any
 from gpurescue.errors import Locked, NotWritten, StoreError, Torn
 from gpurescue.state.capture import Captured, capture
 from gpurescue.store.devices import is_capturing
-from gpurescue.store.format import DTYPES, Manifest, Storage, Tensor
+from gpurescue.store.format import DTYPES, TRANSIENT, Manifest, Storage, Tensor
 from gpurescue.store.layout import SMALL
 from gpurescue.store.memory import Memory, memory_of
 from gpurescue.store.packs import PIECE
@@ -203,7 +203,8 @@ class Checkpointer:
 
     def _has_room(self, memory: Memory) -> bool:
         """False while room is made: fresh pages are slow, and training would wait."""
-        small = sum(size for size in memory.sizes if size < SMALL)
+        sizes = enumerate(memory.sizes)
+        small = sum(x for n, x in sizes if x < SMALL or n in memory.moving)
         staging = self._kept[0].staging
         needed = _room(staging, self._fresh or sum(memory.sizes))
         devices = memory.devices
@@ -394,12 +395,16 @@ def _job(captured: Captured, snapshot: Snapshot, notes: dict[str, Any]) -> _Job:
     numbers = captured.numbers
     texts = {GRAPH: captured.objects, STREAMS: captured.streams}
     where = snapshot.memory.whereabouts()  # a fact; the bytes are as on the CPU
-    devices = {DEVICES: where} if where else {}
+    notes = {**notes, BUFFERS: len(captured.buffers)}
+    if where:
+        notes[DEVICES] = where
+    if captured.transient:
+        notes[TRANSIENT] = list(captured.transient)
     return _Job(
         snapshot=snapshot,
         objects={name: snapshot.add_text(text) for name, text in texts.items()},
         seals={n: hashlib.sha256(text).hexdigest() for n, text in texts.items()},
         tensors={n: described(t, numbers[n]) for n, t in captured.tensors.items()},
         lost=captured.lost,
-        notes={**notes, BUFFERS: len(captured.buffers), **devices},
+        notes=notes,
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gpurescue.errors import UsageError
-from gpurescue.store.format import DTYPES, Manifest
+from gpurescue.store.format import DTYPES, TRANSIENT, Manifest
 from gpurescue.store.inert import METADATA
 from gpurescue.store.outside import published, watched
 from gpurescue.store.packs import Progress
@@ -89,13 +89,19 @@ def export(
 def selected(manifest: Manifest, prefix: str) -> dict[str, str]:
     """Names of tensors, by the names that they have outside.
 
+    What no state dict has is left out: gradients, and buffers that are not persistent.
+
     Raises:
         UsageError: There are none under that prefix, or one is a shard.
     """
     start = f"{prefix}." if prefix else ""
-    names = {n.removeprefix(start): n for n in manifest.tensors if n.startswith(start)}
+    hidden = manifest.notes.get(TRANSIENT, ())  # perhaps a stranger's
+    hidden = hidden if isinstance(hidden, list) else []
+    left_out = {name for name in hidden if isinstance(name, str)}
+    kept = [name for name in manifest.tensors if name not in left_out]
+    names = {n.removeprefix(start): n for n in kept if n.startswith(start)}
     if not names:
-        there = sorted({name.partition(".")[0] for name in manifest.tensors})
+        there = sorted({name.partition(".")[0] for name in kept})
         raise UsageError(
             f"Checkpoint {manifest.id} has no tensors under {prefix!r}. "
             f"There are: {', '.join(there) or 'none'}."

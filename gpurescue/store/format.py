@@ -33,6 +33,7 @@ Digest = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 Time = Annotated[float, Meta(ge=0.0, le=1e11)]  # seconds since 1970
 Sizes = Annotated[tuple[Natural, ...], Meta(max_length=MOST_SIZES)]
 
+TRANSIENT = "transient"  # note: names of tensors that no state dict has
 DTYPES = {
     "bool": 1, "uint8": 1, "int8": 1, "float8_e4m3fn": 1, "float8_e5m2": 1,
     "float8_e4m3fnuz": 1, "float8_e5m2fnuz": 1, "float8_e8m0fnu": 1,

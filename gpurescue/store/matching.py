@@ -10,7 +10,7 @@ from typing import Any
 
 from gpurescue.errors import UsageError
 from gpurescue.state import slots
-from gpurescue.state.named import Tree
+from gpurescue.state.named import GRADIENT, Tree
 from gpurescue.store.format import DTYPES, Manifest, Tensor
 
 _FEW = 4  # problems that a message names
@@ -46,7 +46,8 @@ class Match:
         states: Optimizers' states to put in place: optimizer, key, the state.
         missing: Names here that the checkpoint does not have.
         unused: Names of the checkpoint that are not here.
-        dropped: Optimizer state that was made only after the checkpoint.
+        dropped: Optimizer state and gradients made only after the checkpoint.
+        gradients: Those to put in place: the parameter, and its gradient or None.
     """
 
     pairs: tuple[Pair, ...]
@@ -54,6 +55,7 @@ class Match:
     missing: tuple[str, ...]
     unused: tuple[str, ...]
     dropped: tuple[str, ...]
+    gradients: tuple[tuple[Any, Any], ...]
 
 
 def match(
@@ -76,14 +78,24 @@ def match(
     states = _States(manifest, tree, skeletons, strict=strict)
     made, filled = states.make()
     pairs += made
-    missing = tuple(_missing(tree, pairs, states.known))
+    gradients = _Gradients(manifest, tree, strict=strict)
+    pairs += gradients.made
+    known = states.known | tree.gradients.keys()
+    missing = tuple(_missing(tree, pairs, known))
     done = {pair.name for pair in pairs}
     unused = tuple(name for name in manifest.tensors if name not in done)
     if strict:
         _refuse("the checkpoint lacks", missing, _ADVICE)
         _refuse("only the checkpoint has", unused, _ADVICE)
     _refuse(_UNFIT, _apart(manifest, pairs, strict=strict))
-    return Match(tuple(pairs), tuple(filled), missing, unused, tuple(states.dropped))
+    return Match(
+        pairs=tuple(pairs),
+        states=tuple(filled),
+        missing=missing,
+        unused=unused,
+        dropped=(*states.dropped, *gradients.dropped),
+        gradients=tuple(gradients.placed),
+    )
 
 
 def _refuse(what: str, problems: Iterable[str], advice: str = "") -> None:
@@ -198,16 +210,58 @@ class _States:
         return slots.without(optimizer.state.get(key, {}), gone), {}
 
 
+class _Gradients:
+    """Gradients become those of the checkpoint: what it has none of has none.
+
+    Attributes:
+        made: Of parameters that have none here.
+        placed: What to set: a parameter, and its gradient or None.
+        dropped: Names of those that go.
+    """
+
+    def __init__(self, manifest: Manifest, tree: Tree, *, strict: bool) -> None:
+        self.made: list[Pair] = []
+        self.placed: list[tuple[Any, Any]] = []
+        fresh: dict[int, Any] = {}
+        for name, parameter in tree.tensors.items():
+            own = f"{name}{GRADIENT}"
+            saved = manifest.tensors.get(own)
+            if saved is None or own in tree.tensors or not _fits(saved, parameter):
+                continue
+            if id(parameter) not in fresh:
+                fresh[id(parameter)] = _new(saved, parameter.device)
+                self.placed.append((parameter, fresh[id(parameter)]))
+            self.made.append(Pair(own, saved, fresh[id(parameter)]))
+        self.dropped = [
+            own
+            for own, parameter in tree.gradients.items()
+            if own not in manifest.tensors
+            and (strict or own.removesuffix(GRADIENT) in manifest.tensors)
+        ]
+        self.placed += [(tree.gradients[own], None) for own in self.dropped]
+
+
+def _fits(saved: Tensor, parameter: Any) -> bool:
+    same = str(parameter.dtype) == f"torch.{saved.dtype}"
+    is_own = parameter.is_leaf and parameter.requires_grad
+    return same and is_own and tuple(parameter.shape) == saved.shape
+
+
 def _empty(name: str, saved: Tensor, key: Any, group: Mapping[str, Any]) -> Any:
     """Memory for a tensor that the optimizer has not made yet, where it would be."""
-    import torch
-
     if saved.num_reached - saved.offset < math.prod(saved.shape):
         raise UsageError(f"Nothing was restored: {name} is expanded in the checkpoint.")
     is_apart = name.endswith(".step") and not (
         group.get("fused") or group.get("capturable")
     )
     device = "cpu" if is_apart else key.device
+    return _new(saved, device)
+
+
+def _new(saved: Tensor, device: Any) -> Any:
+    """Memory that is looked at as in the checkpoint."""
+    import torch
+
     dtype = getattr(torch, saved.dtype)
     if _is_dense(saved):
         return torch.empty_strided(

@@ -25,12 +25,14 @@ class Memory:
         addresses: Where each begins.
         sizes: In bytes.
         places: The device that each is on; None for the host.
+        moving: Numbers of those that others than an optimizer are about to write.
     """
 
     owners: list[Any] = field(default_factory=list)
     addresses: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     places: list[Any] = field(default_factory=list)
+    moving: frozenset[int] = frozenset()
 
     @property
     def devices(self) -> set[Any]:
@@ -96,7 +98,7 @@ def memory_of(captured: Captured) -> Memory:
     Raises:
         NotWritten: Some of it is where we cannot read it.
     """
-    memory = Memory()
+    memory = Memory(moving=captured.moving)
     for storage in captured.storages:
         memory.add_storage(storage)
     for buffer in captured.buffers:

@@ -40,7 +40,8 @@ class Restored:
         nbytes: Bytes of them.
         missing: Names here that the checkpoint does not have; these were left alone.
         unused: Names of the checkpoint that are not here.
-        dropped: Optimizer state that was made only after the checkpoint, and is gone.
+        dropped: Optimizer state and gradients that were made only after the checkpoint,
+            and are gone.
     """
 
     names: tuple[str, ...]
@@ -112,6 +113,8 @@ def restore(
         upload.copy([pair.live for pair in copied], sources)
         units = [plan.put() for plan in plans]
         _place_states(matched)
+        for parameter, gradient in matched.gradients:
+            parameter.grad = gradient
     return Restored(
         names=tuple(pair.name for pair in matched.pairs),
         nbytes=sum({p.live.data_ptr(): p.live.nbytes for p in matched.pairs}.values()),

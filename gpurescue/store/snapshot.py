@@ -214,7 +214,8 @@ class Snapshot:
             found = groups.get(place) if nbytes < SMALL else None
             if found is None or found[1].nbytes + nbytes > _GATHERED:
                 device = None if place is None else devices[place]
-                is_gathered = nbytes < SMALL or (address, nbytes) in restless
+                moves = number in memory.moving or (address, nbytes) in restless
+                is_gathered = nbytes < SMALL or moves
                 found = self._add(number, device, is_gathered=is_gathered)
                 if nbytes < SMALL:
                     groups[place] = found

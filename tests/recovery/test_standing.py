@@ -6,6 +6,7 @@ from types import FrameType
 from typing import Any
 
 import harness
+import pytest
 
 from gpurescue.recovery import suspension
 from gpurescue.recovery.suspension import Standing
@@ -39,7 +40,7 @@ class Watcher:
 def readable(held: Standing) -> tuple[str, Any, Any]:
     loops = {
         name: (type(iterator).__name__, items)
-        for name, (iterator, items) in held.loops.items()
+        for name, (iterator, items, _) in held.loops.items()
     }
     return held.function, held.variables, loops
 
@@ -60,3 +61,52 @@ def test_frames_have_the_loops_that_they_are_in_and_the_item_not_begun_with() ->
     assert variables == {"data": [7, 8, 9], "number": 0, "x": 7, "_": 1, "total": 7}
     assert loops == {"<loop 0>": ("enumerate", ((1, 8),))}
     assert watcher.seen[-1] == [("", {}, {"<loop 1>": ("str_ascii_iterator", ("b",))})]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("opt.zero_grad(); f()", "a"),
+        ("x, (y, z) = item; opt.zero_grad(); other.zero_grad()", "ab"),
+        ("opt.zero_grad(); f(); other.zero_grad()", "a"),
+        ("f(); opt.zero_grad()", ""),
+        ("x = item.x; opt.zero_grad()", ""),
+        ("opt.zero_grad(set_to_none=False)", ""),
+        ("opt = item; opt.zero_grad()", ""),
+        ("holder.x = item; opt.zero_grad()", ""),
+        ("x = opt.zero_grad()", ""),
+        ("if item: opt.zero_grad()", ""),
+    ],
+)
+def test_what_a_round_sets_to_none_first(body: str, expected: str) -> None:
+    class Watched(Watcher):
+        def look(self, frame: FrameType, num_rounds: int) -> float:
+            for held in suspension.standing(frame):
+                zeroed = [zeroed for _, _, zeroed in held.loops.values()]
+                self.seen.append(["".join(map(str, found)) for found in zeroed])
+            return 0.0
+
+    watcher = Watched()
+    book = harness.Notebook()
+    book.names |= {
+        "opt": Named("a"),
+        "other": Named("b"),
+        "f": int,
+        "holder": Named(""),
+    }
+    items = "[(1, (2, 3))]" if body.startswith("x, ") else "[opt]"
+    run = book.start(f"for item in {items}:\n    {body}\n", watcher=watcher)
+    run.wait(30)
+    assert watcher.seen[0] == [expected]
+
+
+class Named:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.x = None
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Nothing has a gradient here."""
+
+    def __str__(self) -> str:
+        return self.name

@@ -80,7 +80,8 @@ def test_parameters_that_nobody_else_has_are_the_optimizers() -> None:
     optimizer.param_groups[0]["params"][0].sum().backward()
     optimizer.step()
     found = named({"opt": optimizer})
-    assert set(found) == {"opt.params.0", "opt.opt.params.0.momentum_buffer"}
+    state = "opt.opt.params.0.momentum_buffer"
+    assert set(found) == {"opt.params.0", state, "opt.params.0.grad"}
 
 
 def test_names_are_the_same_every_time_and_found_twice_is_once() -> None:

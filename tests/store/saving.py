@@ -6,8 +6,9 @@ import ctypes
 from typing import Any
 
 from gpurescue.store import packs
+from gpurescue.store.checkpointer import Checkpointer
 from gpurescue.store.format import Manifest, Storage, Tensor
-from gpurescue.store.reading import described
+from gpurescue.store.reading import Reader, described
 from gpurescue.store.store import Contents, Store
 
 RUN = "0123456789abcdef"
@@ -83,3 +84,15 @@ def save_tensors(store: Store, tensors: dict[str, Any], **further: Any) -> Manif
             **further,
         )
         return store.publish(plan, packs.pieces(data), contents)
+
+
+def checkpoint(store: Store, variables: dict[str, Any]) -> Reader:
+    """Take one checkpoint of what variables lead to."""
+    done: list[Any] = []
+    checkpointer = Checkpointer(store, RUN, on_done=done.append)
+    while not checkpointer.take(variables, {}):
+        assert checkpointer.wait(30)
+    checkpointer.close()
+    (manifest,) = done
+    assert isinstance(manifest, Manifest), manifest
+    return Reader(store, manifest)
