@@ -51,6 +51,7 @@ _PUT = "INSERT OR IGNORE INTO checkpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 
 _PUT_CHUNK = "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?, ?)"
 _FIND_CHUNK = "SELECT * FROM chunks WHERE digest = ? AND nbytes = ?"
 _MOST = 2**62  # what SQLite can count, and a hostile manifest may say more
+_BROKEN = (sqlite3.Error, UnicodeDecodeError)  # names of columns are text, too
 _SUPER = bytes.fromhex("d9d505f920a163d7")  # the end of a journal that names another
 
 _T = TypeVar("_T")
@@ -116,7 +117,7 @@ class Catalog:
                 (version,) = found.execute("PRAGMA user_version").fetchone()
                 tables = {sql for (sql,) in found.execute(text)}
                 return version == VERSION and tables == set(_TABLES)
-        except sqlite3.DatabaseError as error:
+        except _BROKEN as error:
             return _is_busy(error)
 
     def _is_trapped(self) -> bool:
@@ -142,7 +143,7 @@ class Catalog:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(f"{self._path}{suffix}")
             os.replace(made, self._path)
-        except (OSError, sqlite3.Error):
+        except (OSError, *_BROKEN):
             _log.warning("There is no catalogue but in memory.", exc_info=True)
             with contextlib.suppress(OSError):
                 made.unlink()
@@ -182,7 +183,7 @@ class Catalog:
             try:
                 with self._connected() as found:
                     return work(found)
-            except (sqlite3.DatabaseError, _Rotten) as error:
+            except (*_BROKEN, _Rotten) as error:
                 if _is_busy(error):
                     raise Locked(
                         f"{self._path} is in use by another process."
@@ -267,13 +268,31 @@ class Catalog:
         fresh = [chunk for key, chunk in distinct.items() if key not in there]
         if is_signed or self._key is None:
             found.executemany(_PUT_CHUNK, map(self._sealed, fresh))
-        values = (
-            manifest.id, manifest.run, manifest.number, manifest.parent,
-            manifest.created, _nbytes(distinct.values()), _nbytes(fresh),
-            len(manifest.tensors), _place(manifest.notes.get(WHERE)),
-            _metrics(manifest.notes.get(METRICS)),
-        )  # fmt: skip
+        *plain, metrics = dataclasses.astuple(row_of(manifest, _nbytes(fresh)))
+        values = (*plain, msgspec.json.encode(metrics).decode())
         found.execute(_PUT, (*values, _seal(values)))
+
+
+def row_of(manifest: Manifest, added: int = 0) -> Row:
+    """What is said of a checkpoint.
+
+    Args:
+        manifest: What it consists of.
+        added: Bytes that no earlier one had.
+    """
+    distinct = {(chunk.digest, chunk.nbytes): chunk for chunk in manifest.chunks}
+    return Row(
+        id=manifest.id,
+        run=manifest.run,
+        number=manifest.number,
+        parent=manifest.parent,
+        created=manifest.created,
+        nbytes=_nbytes(distinct.values()),
+        added=added,
+        num_tensors=len(manifest.tensors),
+        place=_place(manifest.notes.get(WHERE)),
+        metrics=_metrics(manifest.notes.get(METRICS)),
+    )
 
 
 class _Rotten(Exception):
@@ -347,9 +366,8 @@ def _place(note: object) -> str:
         return ""
 
 
-def _metrics(note: object) -> str:
+def _metrics(note: object) -> Metrics:
     try:
-        found = msgspec.convert(note, Metrics)
+        return msgspec.convert(note, Metrics)
     except msgspec.ValidationError:
-        found = {}
-    return msgspec.json.encode(found).decode()
+        return {}

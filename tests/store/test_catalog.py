@@ -101,6 +101,15 @@ def test_what_it_says_wrongly_is_not_believed(store, change):
     assert_right(store, rows)
 
 
+def test_names_of_columns_that_are_no_text(store):
+    saving.save(store, VALUES)
+    rows, path = known(store), store.path / NAME
+    data = path.read_bytes()
+    assert b"run TEXT" in data
+    path.write_bytes(data.replace(b"run TEXT", b"r\x8an TEXT"))
+    assert_right(store, rows)
+
+
 @pytest.mark.parametrize("harm", ["lost", "empty", "garbage", "old", "a folder"])
 def test_bytes_that_are_there_are_found_without_it(store, harm):
     path = store.path / NAME
