@@ -101,6 +101,7 @@ def put_back(
         live = dict(into)
     saved = objects.load(store, id) if is_signed else {}
     skeletons = slots.skeletons(tree(saved)) if saved else None
+    objects.make_ready(saved, live)
     done = restore.restore(
         reader, live, skeletons=skeletons, lazy=lazy, strict=into is not None
     )

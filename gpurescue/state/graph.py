@@ -23,7 +23,7 @@ from typing import Any
 import cloudpickle
 
 from gpurescue.errors import CannotResume
-from gpurescue.state import iterators
+from gpurescue.state import iterators, libraries
 from gpurescue.state.loaders import rejoin
 from gpurescue.state.loaders.position import Position
 
@@ -211,6 +211,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """As cloudpickle does it; what cannot be written is noted."""
         if isinstance(obj, self._tensor):
             return self._of_tensor(obj)
+        found = libraries.reduced(obj)
+        if found is not None:
+            return found
         if isinstance(obj, self._typed):
             return _storage, (self.numbers.of(obj._untyped_storage), obj.dtype)
         found = super().reducer_override(obj)

@@ -41,6 +41,20 @@ def load(store: Store, id: str) -> dict[str, Any]:
     return rebuild(reader.sealed(GRAPH), parts)
 
 
+def make_ready(saved: Mapping[str, Any], live: Mapping[str, Any]) -> None:
+    """Give live scalers the tensors that they make when they are used first.
+
+    Args:
+        saved: What ``load`` gave.
+        live: Variables by the same names.
+    """
+    for name in saved.keys() & live.keys():
+        before, now = find([saved[name]]).scalers, find([live[name]]).scalers
+        for old, new in zip(before, now, strict=False):
+            if old._scale is not None and new._scale is None:
+                new._lazy_init_scale_growth_tracker(new._device)
+
+
 def put_back(saved: Mapping[str, Any], live: Mapping[str, Any]) -> list[str]:
     """Give live optimizers, schedulers and scalers their settings back.
 
