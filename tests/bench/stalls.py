@@ -99,13 +99,13 @@ class Training:
 
     def step(self) -> None:
         """One step."""
-        self.optimizer.zero_grad()
         logits = self.model(self._ids[:, :-1])
         loss = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), self._ids[:, 1:].flatten()
         )
         loss.backward()
         self.optimizer.step()
+        self.optimizer.zero_grad()  # between steps no way has gradients to save
 
     def stand_still(self) -> None:
         """Wait until the device has done what it was given."""

@@ -364,7 +364,9 @@ def test_objects_that_are_made_again_go_on_as_they_did(store: Store, name: str) 
 
 
 @pytest.mark.parametrize("lazy", [True, False])
-@pytest.mark.parametrize("name", PROGRAMS.keys() - {"holders", "random generators"})
+@pytest.mark.parametrize(
+    "name", sorted(PROGRAMS.keys() - {"holders", "random generators"})
+)
 def test_live_objects_go_on_as_they_did(store: Store, name: str, lazy: bool) -> None:
     program = PROGRAMS[name]
     found = begun(program)
