@@ -60,7 +60,8 @@ def find(store: Store, name: str) -> str:
     Raises:
         UsageError: It stands for none, or for several.
     """
-    ids = [row.id for row in store.rows()]
+    rows = [*store.rows(), *store.unwritten()]
+    ids = [row.id for row in sorted(rows, key=lambda row: (row.created, row.number))]
     found = ids[-1:] if name == NEWEST else [id for id in ids if id.startswith(name)]
     if len(found) == 1:
         return found[0]

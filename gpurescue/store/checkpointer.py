@@ -27,7 +27,7 @@ from gpurescue.store.devices import is_capturing
 from gpurescue.store.format import DTYPES, TRANSIENT, Manifest, Storage, Tensor
 from gpurescue.store.layout import SMALL
 from gpurescue.store.memory import Memory, memory_of
-from gpurescue.store.packs import PIECE
+from gpurescue.store.packs import PIECE, pieces
 from gpurescue.store.pipe import Pipe
 from gpurescue.store.reading import described
 from gpurescue.store.retention import Rules
@@ -41,6 +41,11 @@ _log = logging.getLogger(__name__)
 GRAPH, STREAMS = "graph", "streams"  # objects of a checkpoint
 BUFFERS = "num_buffers"  # note: so many of the last storages are memory of arrays
 DEVICES = "devices"  # note: which storages were on one, and not on the CPU
+_IS_IN_THE_WAY = (NotWritten, Locked)  # of what could be written later
+_IN_MEMORY = (
+    "The newest checkpoints stay in the memory of this process until the run is over, "
+    "and are written again as soon as that can be done."
+)
 _PATIENCE = 60.0  # seconds that a run that is over waits for its last checkpoint
 _PART_OF_MEMORY = 0.25  # of what is free, for one of the copies
 _LEAST = 4 * PIECE  # with less than this there is no copying beside writing
@@ -73,6 +78,16 @@ class _Kept:
 
     staging: Staging
     pack: str | None = None
+    unwritten: _Unwritten | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Unwritten:
+    """A checkpoint that no disk has taken."""
+
+    id: str
+    plan: Plan
+    contents: Contents
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +244,7 @@ class Checkpointer:
         self._thread.join(_PATIENCE)
         self._copier.shutdown()
         self._snapshotter.close()
+        self._write_last()
         for kept in self._kept:
             self._let_go(kept)
         self._writer.close()
@@ -301,37 +317,89 @@ class Checkpointer:
 
         Raises:
             Torn: Memory was written to before it was copied.
-            NotWritten: The disk is full, or broken.
+            NotWritten: The disk is full, or broken; it stays in memory.
+            Locked: Another process collects garbage; it stays in memory.
         """
         kept = self._kept[0]
         self._let_go(kept)
         job.snapshot.identify()
-        with self.store.plan(job.snapshot.keys) as plan:
+        with self._planned(job.snapshot.keys) as (plan, problem):
             nbytes = self._fresh = plan.layout.nbytes
             kept.staging.reserve(_room(kept.staging, nbytes))
             pipe = Pipe(kept.staging, nbytes)
-            manifest = self._copy(job, plan, pipe)
+            plan = dataclasses.replace(plan, digests=job.snapshot.digests)
+            done = self._copy(job, plan, pipe, problem)
         if pipe.is_whole:
             self._kept.rotate(-1)
             kept.pack = plan.pack
             self.store.keep(plan.pack, kept.staging.data[:nbytes])
-        return manifest
+        if isinstance(done, Manifest):
+            return done
+        if not pipe.is_whole:
+            raise done
+        contents = self._contents(job)
+        manifest = self.store.keep_unwritten(plan, contents)
+        kept.unwritten = _Unwritten(manifest.id, plan, contents)
+        raise type(done)(f"{done} {_IN_MEMORY}") from done
 
-    def _copy(self, job: _Job, plan: Plan, pipe: Pipe) -> Manifest:
-        """Copy in one thread, and write in this one what has been copied."""
+    @contextlib.contextmanager
+    def _planned(
+        self, keys: list[tuple[str, int]]
+    ) -> Iterator[tuple[Plan, StoreError | None]]:
+        """Where chunks go, and why they cannot go there."""
+        found: tuple[Plan, StoreError | None]
+        with contextlib.ExitStack() as stack:
+            try:
+                found = stack.enter_context(self.store.plan(keys)), None
+            except _IS_IN_THE_WAY as error:
+                found = self.store.planned(keys), error
+            yield found
+
+    def _copy(
+        self, job: _Job, plan: Plan, pipe: Pipe, problem: StoreError | None
+    ) -> Manifest | StoreError:
+        """Copy in one thread, and write in this one what has been copied.
+
+        Raises:
+            Torn: Memory was written to before it was copied.
+        """
         job.snapshot.place(zip(plan.fresh, plan.layout.offsets, strict=True), pipe)
         copying = self._copier.submit(job.snapshot.copy)
-        plan = dataclasses.replace(plan, digests=job.snapshot.digests)
         try:
-            return self.store.publish(plan, pipe.pieces(), self._contents(job))
+            if problem is None:
+                return self.store.publish(plan, pipe.pieces(), self._contents(job))
+        except _IS_IN_THE_WAY as error:
+            problem = error
         finally:
             pipe.stop()
             wait([copying])
+        assert problem is not None
+        if pipe.is_whole:
+            copying.result()  # torn: it is of no use in memory either
+        return problem
+
+    def _write_last(self) -> None:
+        """Try once more to write the newest one, if no disk has taken it."""
+        newest = self._kept[-1]
+        if newest.unwritten is None:
+            return
+        plan = newest.unwritten.plan
+        chunks = plan.named()
+        old = {chunk for chunk in chunks if chunk.pack != plan.pack}
+        data = newest.staging.data[: plan.layout.nbytes]
+        try:
+            with self.store.plan([(c.digest, c.nbytes) for c in chunks]) as again:
+                if old <= set(again.chunks):
+                    self.store.publish(plan, pieces(data), newest.unwritten.contents)
+                    self.counts.published += 1
+        except StoreError:
+            _log.warning("The last checkpoint could not be written.", exc_info=True)
 
     def _let_go(self, kept: _Kept) -> None:
         if kept.pack is not None:
-            self.store.forget(kept.pack)
-            kept.pack = None
+            unwritten = kept.unwritten
+            self.store.forget(kept.pack, None if unwritten is None else unwritten.id)
+            kept.pack = kept.unwritten = None
 
     def _contents(self, job: _Job) -> Contents:
         snapshot = job.snapshot

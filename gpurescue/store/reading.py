@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import threading
 from typing import Any
@@ -31,6 +32,7 @@ class Reader:
         self._packs = {name: _opened(store, name) for name in names}
         self._chunks: dict[int, memoryview] = {}
         self._storages: dict[int, Any] = {}
+        self._checked: set[int] = set()  # chunks, as they are on the disk
         self._lock = threading.Lock()
 
     def tensor(self, name: str) -> Any:
@@ -75,18 +77,32 @@ class Reader:
     def unchecked(self, number: int) -> Any:
         """A storage that nobody else has, mapped and not read yet.
 
-        To be used only by who checks ``bytes_of`` before anything comes of it.
+        To be used only by who calls ``check`` before anything comes of it.
 
         Raises:
             Damaged: The pack is missing or cut off.
-            OSError: The system has no more room for mappings.
+            OSError: The system has no more room for mappings, or there is no file.
         """
         import torch
 
         storage = self.manifest.storages[number]
         chunk = self.manifest.chunks[storage.chunk]
+        is_there = isinstance(self._packs[chunk.pack], Pack)
+        if not is_there and self._store.keeps(chunk.pack):
+            raise OSError(errno.ENOENT, "it is in memory only")
         part = self._pack(chunk).unchecked(chunk, storage.offset, storage.nbytes)
         return torch.frombuffer(part, dtype=torch.uint8).untyped_storage()
+
+    def check(self, number: int) -> None:
+        """Check a storage as it is on the disk, whatever is in memory.
+
+        Raises:
+            Damaged: Its bytes are not those that were written.
+        """
+        wanted = self.manifest.storages[number].chunk
+        if wanted not in self._checked:
+            self._read(self.manifest.chunks[wanted])
+            self._checked.add(wanted)
 
     def object(self, name: str) -> memoryview:
         """The bytes of an object, not to be unpickled.
@@ -124,6 +140,7 @@ class Reader:
             found = self._store.in_memory(chunk)
             if found is None:
                 found = self._read(chunk)
+                self._checked.add(number)
             self._chunks[number] = found
         return self._chunks[number]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from gpurescue.errors import RescueError, StoreError, Torn
+from gpurescue.errors import Locked, RescueError, StoreError, Torn
 from gpurescue.store.checkpointer import Checkpointer
 from gpurescue.store.format import Manifest
 from gpurescue.store.policy import Policy, Settings
@@ -117,7 +117,7 @@ class Regular:
     def _done(self, done: Manifest | StoreError) -> None:
         """Called in the background."""
         self._policy.ended(time.monotonic())
-        if isinstance(done, StoreError) and not isinstance(done, Torn):
+        if isinstance(done, StoreError) and not isinstance(done, Torn | Locked):
             self._tell(str(done))
 
     def _fail(self, why: str) -> None:

@@ -101,7 +101,7 @@ class Unit:
         with self.lock:
             if not (self.is_checked or self.problem):
                 try:
-                    reader.bytes_of(self.storage)
+                    reader.check(self.storage)
                     self.is_checked = True
                 except StoreError as error:
                     self.problem = f"{self.name}: {error}"

@@ -22,8 +22,8 @@ from typing import Any
 import msgspec
 
 from gpurescue.errors import Damaged, Locked, Refused, StoreError, UsageError
-from gpurescue.store import format, packs, rewriting
-from gpurescue.store.catalog import Catalog, Row
+from gpurescue.store import format, held, packs, rewriting
+from gpurescue.store.catalog import Catalog, Row, row_of
 from gpurescue.store.files import UNFINISHED, Folder, write_all, writing
 from gpurescue.store.format import Chunk, Manifest, Signed, Storage, Tensor
 from gpurescue.store.layout import Layout, lay_out
@@ -117,7 +117,7 @@ class Store:
         self._locks = Folder("locks", self._root, create=create)
         everything = functools.partial(_everything, self._manifests, key)
         self._catalog = Catalog(self.path, key, everything)
-        self._kept: dict[str, memoryview] = {}
+        self._held = held.of(self.path)
 
     # -- writing
 
@@ -142,9 +142,10 @@ class Store:
             Locked: Garbage is being collected.
         """
         with self._locked("gc", fcntl.LOCK_SH, "The store"):
-            yield self._plan(keys)
+            yield self.planned(keys)
 
-    def _plan(self, keys: Sequence[tuple[str, int]]) -> Plan:
+    def planned(self, keys: Sequence[tuple[str, int]]) -> Plan:
+        """As ``plan``, for what is not published: others may collect meanwhile."""
         self._catch_up()
         there = self._places(keys)
         fresh = [n for n, key in enumerate(keys) if key not in there]
@@ -191,18 +192,8 @@ class Store:
             UsageError: The tensors do not fit the chunks, or what is written could not
                 be read again; nothing was.
         """
-        newest = max((row.number for row in self.rows(contents.run)), default=0)
-        manifest = Manifest(
-            id=secrets.token_hex(8),
-            number=newest + 1,
-            created=time.time(),
-            chunks=plan.chunks,
-            **{f.name: getattr(contents, f.name) for f in dataclasses.fields(contents)},
-        )
-        try:
-            text = format.encode(plan.provisional(manifest), self._key)
-        except Refused as error:
-            raise UsageError(f"Not a checkpoint: {error}.") from error
+        manifest = self._draft(plan, contents)
+        text = self._encoded(plan.provisional(manifest))
         if plan.fresh:
             packs.write(self._packs, plan.pack, data, progress)
         if plan.digests:
@@ -216,6 +207,22 @@ class Store:
         except StoreError:  # it is there all the same: ``rows`` looks for it
             _log.warning("The catalogue is behind the store.", exc_info=True)
         return manifest
+
+    def _encoded(self, manifest: Manifest) -> bytes:
+        try:
+            return format.encode(manifest, self._key)
+        except Refused as error:
+            raise UsageError(f"Not a checkpoint: {error}.") from error
+
+    def _draft(self, plan: Plan, contents: Contents) -> Manifest:
+        newest = max((row.number for row in self.rows(contents.run)), default=0)
+        return Manifest(
+            id=secrets.token_hex(8),
+            number=newest + 1,
+            created=time.time(),
+            chunks=plan.chunks,
+            **{f.name: getattr(contents, f.name) for f in dataclasses.fields(contents)},
+        )
 
     # -- reading
 
@@ -241,11 +248,15 @@ class Store:
             Damaged: Its bytes are not those that were written, or it is missing.
             Refused: It is no manifest that this version reads.
         """
+        unwritten = self._held.unwritten.get(id)
+        if unwritten is not None:
+            return unwritten, True
         return _manifest(self._manifests, self._key, _known(id))
 
     def has(self, id: str) -> bool:
         """True if there is a checkpoint of that name, in whatever state."""
-        return self._manifests.has(_known(id) + _MANIFEST)
+        is_written = self._manifests.has(_known(id) + _MANIFEST)
+        return is_written or id in self._held.unwritten
 
     def is_signed(self, id: str) -> bool | None:
         """True for a checkpoint that one has signed oneself; None without a key.
@@ -255,6 +266,8 @@ class Store:
         """
         if self._key is None:
             return None
+        if id in self._held.unwritten:
+            return True
         data = self._manifests.read(_known(id) + _MANIFEST, format.LIMIT)
         return format.is_signed(data, self._key)
 
@@ -264,15 +277,37 @@ class Store:
 
     def keep(self, pack: str, data: memoryview) -> None:
         """Have a pack in memory, too; it may change, and is of no use then."""
-        self._kept[pack] = data
+        self._held.packs[pack] = data
 
-    def forget(self, pack: str) -> None:
-        """Have a pack on the disk only."""
-        self._kept.pop(pack, None)
+    def keep_unwritten(self, plan: Plan, contents: Contents) -> Manifest:
+        """Have a checkpoint in the memory of this process only, as its pack is.
+
+        Raises:
+            UsageError: The tensors do not fit the chunks.
+        """
+        manifest = self._draft(plan, contents)
+        if plan.digests:
+            manifest = msgspec.structs.replace(manifest, chunks=plan.named())
+        self._encoded(manifest)
+        self._held.unwritten[manifest.id] = manifest
+        return manifest
+
+    def forget(self, pack: str, id: str | None = None) -> None:
+        """Have a pack on the disk only, and no checkpoint that needs it in memory."""
+        self._held.packs.pop(pack, None)
+        self._held.unwritten.pop(id or "", None)
+
+    def unwritten(self) -> list[Row]:
+        """Checkpoints that are in the memory of this process only, oldest first."""
+        return [row_of(one) for one in list(self._held.unwritten.values())]
+
+    def keeps(self, pack: str) -> bool:
+        """True if a pack is in memory, or was."""
+        return pack in self._held.packs
 
     def in_memory(self, chunk: Chunk) -> memoryview | None:
         """A copy of a chunk from a pack that is in memory; None if it is not."""
-        data = self._kept.get(chunk.pack, memoryview(b""))
+        data = self._held.packs.get(chunk.pack, memoryview(b""))
         found = memoryview(bytearray(data[chunk.offset : chunk.offset + chunk.nbytes]))
         is_whole = found.nbytes == chunk.nbytes
         return found if is_whole and packs.digest_of(found) == chunk.digest else None

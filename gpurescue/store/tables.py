@@ -27,6 +27,7 @@ class Line:
     Attributes:
         pinned: True if it is kept for good.
         signed: True if it was signed by oneself; None without a key.
+        unwritten: True if it is in the memory of this process only.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Line:
     parent: str | None
     pinned: bool
     signed: bool | None
+    unwritten: bool = False
 
 
 def lines(store: Store, progress: Progress = lambda _: None) -> list[Line]:
@@ -51,12 +53,17 @@ def lines(store: Store, progress: Progress = lambda _: None) -> list[Line]:
         progress: Called with 1 for each; their signatures are checked.
     """
     pinned, found = store.pinned(), []
-    for row in store.rows():
-        signed = _is_signed(store, row.id)
-        facts = dataclasses.asdict(row)
-        found.append(Line(**facts, pinned=row.id in pinned, signed=signed))
+    unwritten = store.unwritten()
+    for row in (*store.rows(), *unwritten):
+        line = Line(
+            **dataclasses.asdict(row),
+            pinned=row.id in pinned,
+            signed=_is_signed(store, row.id),
+            unwritten=row in unwritten,
+        )
+        found.append(line)
         progress(1)
-    return found
+    return sorted(found, key=lambda line: (line.created, line.number))
 
 
 def _is_signed(store: Store, id: str) -> bool | None:
@@ -105,7 +112,11 @@ def text(found: Sequence[Line]) -> str:
 
 
 def _cells(line: Line, now: float) -> list[str]:
-    marks = {"pinned": line.pinned, "not signed": line.signed is False}
+    marks = {
+        "pinned": line.pinned,
+        "not signed": line.signed is False,
+        "in memory only": line.unwritten,
+    }
     return [
         line.id,
         line.run,
