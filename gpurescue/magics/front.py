@@ -32,6 +32,7 @@ class Front:
     ) -> None:
         self.shell = shell
         self.session = session
+        self.modules = modules
         self.files = Files(shell, session, modules)
         session.prepare = self.files.begin
         self.keeper = keeper
@@ -86,6 +87,9 @@ class Front:
                 METRICS: self.keeper.metrics(variables),
                 "versions": keeping.versions(),
             },
+            lambda frame: keeping.sources_of_run(
+                job.script.code, self.session.namespace, frame, self.modules
+            ),
             budget,
         )
         clock.watcher = job.regular

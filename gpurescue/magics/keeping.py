@@ -18,8 +18,11 @@ from traitlets.config import Configurable
 from gpurescue.errors import UsageError
 from gpurescue.magics.shell import Shell
 from gpurescue.recovery import suspension
+from gpurescue.source import cells
 from gpurescue.source import tree as trees
-from gpurescue.state.capture import variables_of
+from gpurescue.source import versions as marks
+from gpurescue.source.modules import Modules
+from gpurescue.state.capture import used_codes, variables_of
 from gpurescue.state.iterators import Loop
 from gpurescue.store.checkpointer import Checkpointer, Keeping
 from gpurescue.store.keys import key
@@ -91,6 +94,7 @@ class Keeper:
         self,
         variables: Callable[[FrameType], dict[str, Any]],
         notes: Callable[[dict[str, Any]], dict[str, Any]],
+        sources: Callable[[FrameType], dict[str, str]],
         budget: float | None = None,
     ) -> Regular | None:
         """What takes checkpoints of a run that is about to begin; None for none.
@@ -98,6 +102,7 @@ class Keeper:
         Args:
             variables: What the run consists of.
             notes: Plain facts about it, given those.
+            sources: Texts of its code, by the name of each.
             budget: Percent of its time that they may cost; as configured, if None.
 
         Raises:
@@ -119,7 +124,9 @@ class Keeper:
             store = Store(path, key=key(create=True), create=True)
             return Checkpointer(store, run, keeping=keeping, on_done=report)
 
-        found = Regular(opened, settings, variables=variables, notes=notes)
+        found = Regular(
+            opened, settings, variables=variables, notes=notes, sources=sources
+        )
         found.on_problem = lambda why: self.shell.say(f"No checkpoints: {why}")
         return found
 
@@ -193,6 +200,21 @@ def variables_of_run(
     ]
     found = variables_of(code, namespace, frames)
     return {name: x for name, x in found.items() if not trees.is_hidden(name)}
+
+
+def sources_of_run(
+    code: Any, namespace: dict[str, Any], frame: FrameType, modules: Modules
+) -> dict[str, str]:
+    """Texts of the cells and modules that a run of this code is made of.
+
+    A function that was redefined while it runs is there in both versions.
+    """
+    running = [held.code for held in suspension.standing(frame)]
+    codes = [*used_codes(code, namespace), *running]
+    names = dict.fromkeys(marks.source_name(found) for found in codes)
+    units = [cells.unit(name) for name in names]
+    units += [loaded.version.unit for loaded in modules]
+    return {unit.filename: unit.source for unit in units if unit is not None}
 
 
 def versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ import ast
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from types import FrameType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import Any
 
 from gpurescue.protocols import Rollback
@@ -246,6 +246,7 @@ class Standing:
     """What one of the user's frames has, while it runs.
 
     Attributes:
+        code: What runs in it: perhaps an older version than the function has by now.
         function: Qualified name; empty for the cell's body.
         variables: By name; of the cell's body none, as they are the notebook's.
         loops: Of each ``for`` that it is in, by a name such as ``<loop 0>``: the
@@ -253,6 +254,7 @@ class Standing:
             ``zero_grad`` is called first thing in the round with this item.
     """
 
+    code: CodeType
     function: str
     variables: dict[str, Any]
     loops: dict[str, Asked]
@@ -270,9 +272,9 @@ def standing(frame: FrameType) -> list[Standing]:
         loops = _loops(held[current]) if current in held else {}
         if not frames.is_body(current):
             name = current.f_code.co_qualname
-            found.append(Standing(name, frames.read(current), loops))
+            found.append(Standing(current.f_code, name, frames.read(current), loops))
         elif loops:
-            found.append(Standing("", {}, loops))
+            found.append(Standing(current.f_code, "", {}, loops))
     return found[::-1]
 
 

@@ -145,14 +145,23 @@ def variables_of(
 
 def used_names(code: CodeType, namespace: Mapping[str, Any]) -> list[str]:
     """Names of a namespace that code uses, or functions and classes that it uses."""
-    found: dict[str, None] = {}
+    return list(_used(code, namespace))
+
+
+def used_codes(code: CodeType, namespace: Mapping[str, Any]) -> list[CodeType]:
+    """Code, and that of functions and classes of a namespace that it uses."""
+    return [code, *(c for codes in _used(code, namespace).values() for c in codes)]
+
+
+def _used(code: CodeType, namespace: Mapping[str, Any]) -> dict[str, list[CodeType]]:
+    found: dict[str, list[CodeType]] = {}
     waiting = [code]
     while waiting:
         for name in _names(waiting.pop()):
             if name in namespace and name not in found:
-                found[name] = None
-                waiting += _codes(namespace[name], namespace)
-    return list(found)
+                found[name] = _codes(namespace[name], namespace)
+                waiting += found[name]
+    return found
 
 
 def _names(code: CodeType) -> list[str]:

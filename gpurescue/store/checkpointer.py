@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import gc
 import hashlib
+import json
 import logging
 import math
 import threading
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from gpurescue.errors import Locked, NotWritten, StoreError, Torn
@@ -39,6 +41,8 @@ from gpurescue.store.tidying import tidy
 _log = logging.getLogger(__name__)
 
 GRAPH, STREAMS = "graph", "streams"  # objects of a checkpoint
+CODE, SOURCE = "code", "source "  # what code ran; each text by its SHA-256
+_NO_SOURCES: Mapping[str, str] = MappingProxyType({})
 BUFFERS = "num_buffers"  # note: so many of the last storages are memory of arrays
 DEVICES = "devices"  # note: which storages were on one, and not on the CPU
 _IS_IN_THE_WAY = (NotWritten, Locked)  # of what could be written later
@@ -98,6 +102,13 @@ class _Job:
     tensors: dict[str, Tensor]
     lost: dict[str, str]
     notes: dict[str, Any]
+    sources: Mapping[str, str]
+
+    def add(self, texts: Mapping[str, bytes]) -> None:
+        """Add objects."""
+        for name, text in texts.items():
+            self.objects[name] = self.snapshot.add_text(text)
+            self.seals[name] = hashlib.sha256(text).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +192,12 @@ class Checkpointer:
         """True while one is being copied or written."""
         return self._job is not None
 
-    def take(self, variables: Mapping[str, object], notes: dict[str, Any]) -> bool:
+    def take(
+        self,
+        variables: Mapping[str, object],
+        notes: dict[str, Any],
+        sources: Mapping[str, str] = _NO_SOURCES,
+    ) -> bool:
         """Begin a checkpoint of what variables lead to; training stands still.
 
         The first time only room is made for it, in the background.
@@ -189,6 +205,7 @@ class Checkpointer:
         Args:
             variables: By name, as ``capture.variables_of`` gives them.
             notes: Plain facts, for the manifest.
+            sources: Texts of the code that runs, by the name of each.
 
         Returns:
             False if it has not begun: an earlier one, or making room, is not done yet.
@@ -206,7 +223,7 @@ class Checkpointer:
             if not self._has_room(memory):
                 return False
             snapshot = self._snapshotter.take(memory)
-            job = _job(captured, snapshot, notes)
+            job = _job(captured, snapshot, notes, sources)
         with self._changed:
             self._job = job
             self._changed.notify_all()
@@ -320,6 +337,7 @@ class Checkpointer:
             NotWritten: The disk is full, or broken; it stays in memory.
             Locked: Another process collects garbage; it stays in memory.
         """
+        job.add(_code(job.sources))
         kept = self._kept[0]
         self._let_go(kept)
         job.snapshot.identify()
@@ -458,21 +476,38 @@ def _room(staging: Staging, nbytes: int) -> int:
     return max(int(most), len(staging.data))
 
 
-def _job(captured: Captured, snapshot: Snapshot, notes: dict[str, Any]) -> _Job:
+def _code(sources: Mapping[str, str]) -> dict[str, bytes]:
+    """Each text once, by its SHA-256, and which source has which text."""
+    texts = {name: source.encode() for name, source in sources.items()}
+    digests = {n: hashlib.sha256(text).hexdigest() for n, text in texts.items()}
+    found = {f"{SOURCE}{digests[name]}": text for name, text in texts.items()}
+    if found:
+        found[CODE] = json.dumps(digests).encode()
+    return found
+
+
+def _job(
+    captured: Captured,
+    snapshot: Snapshot,
+    notes: dict[str, Any],
+    sources: Mapping[str, str],
+) -> _Job:
     """What the background needs, and nothing that keeps tensors alive."""
     numbers = captured.numbers
-    texts = {GRAPH: captured.objects, STREAMS: captured.streams}
     where = snapshot.memory.whereabouts()  # a fact; the bytes are as on the CPU
     notes = {**notes, BUFFERS: len(captured.buffers)}
     if where:
         notes[DEVICES] = where
     if captured.transient:
         notes[TRANSIENT] = list(captured.transient)
-    return _Job(
+    made = _Job(
         snapshot=snapshot,
-        objects={name: snapshot.add_text(text) for name, text in texts.items()},
-        seals={n: hashlib.sha256(text).hexdigest() for n, text in texts.items()},
+        objects={},
+        seals={},
         tensors={n: described(t, numbers[n]) for n, t in captured.tensors.items()},
         lost=captured.lost,
         notes=notes,
+        sources=dict(sources),
     )
+    made.add({GRAPH: captured.objects, STREAMS: captured.streams})
+    return made

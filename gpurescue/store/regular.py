@@ -31,6 +31,7 @@ class Regular:
         settings: How often.
         variables: What a run that stands in a frame consists of, by name.
         notes: Plain facts about the run, given its variables.
+        sources: Texts of the code that runs, by the name of each.
 
     Attributes:
         on_problem: Told once why there are no checkpoints, or no longer.
@@ -43,6 +44,7 @@ class Regular:
         *,
         variables: Callable[[FrameType], dict[str, Any]],
         notes: Callable[[dict[str, Any]], dict[str, Any]] = lambda variables: {},
+        sources: Callable[[FrameType], dict[str, str]] = lambda frame: {},
     ) -> None:
         self.on_problem: Callable[[str], None] = _log.warning
         self.checkpointer: Checkpointer | None = None
@@ -50,6 +52,7 @@ class Regular:
         self._opened = opened
         self._variables = variables
         self._notes = notes
+        self._sources = sources
         self._policy = Policy(settings, time.monotonic())
         self._opening: threading.Thread | None = None
         self._has_failed = False
@@ -89,7 +92,9 @@ class Regular:
             return
         try:
             variables = self._variables(frame)
-            has_begun = self.checkpointer.take(variables, self._notes(variables))
+            has_begun = self.checkpointer.take(
+                variables, self._notes(variables), self._sources(frame)
+            )
         except StoreError as error:
             self._fail(str(error))
             return

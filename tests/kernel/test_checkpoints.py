@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 pytest.importorskip("torch")
@@ -71,7 +73,13 @@ def test_a_run_leaves_its_state_behind(notebook, folder) -> None:
     assert not any("__gr_" in name for name in manifest.tensors)
     names = set(manifest.tensors)
     assert {"net.0.weight", "optimizer.net.0.weight.exp_avg"} <= names
-    assert Reader(store, manifest).tensor("net.0.weight").shape == (300, 20)
+    reader = Reader(store, manifest)
+    assert reader.tensor("net.0.weight").shape == (300, 20)
+    code = json.loads(bytes(reader.object("code")))
+    texts = [bytes(reader.object(f"source {sha}")).decode() for sha in code.values()]
+    assert len(texts) == 2
+    assert TRAINING.strip() in {text.strip() for text in texts}
+    assert any("losses = train(net, optimizer, 12)" in text for text in texts)
 
 
 @pytest.mark.parametrize("option", ["--budget 0", ""])

@@ -110,3 +110,19 @@ class Named:
 
     def __str__(self) -> str:
         return self.name
+
+
+def test_a_frame_has_the_code_that_it_runs() -> None:
+    codes: list[Any] = []
+
+    class Watched(Watcher):
+        def look(self, frame: FrameType, num_rounds: int) -> float:
+            codes.append(suspension.standing(frame)[-1].code)
+            return 0.0
+
+    book = harness.Notebook()
+    book.cell("def f():\n    for x in 'ab':\n        change()\n")
+    old = book.names["f"].__code__
+    book.names["change"] = lambda: book.names.pop("f", None)
+    book.start("f()", watcher=Watched()).wait(30)
+    assert codes == [old, old]

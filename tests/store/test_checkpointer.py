@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import json
 import os
 import random
 import threading
@@ -340,3 +341,20 @@ def test_no_cycles_are_looked_for_while_training_stands_still(
         gc.enable()
     assert Probe.found
     assert not any(Probe.found)
+
+
+def test_texts_of_code_are_written_once(store, checkpointer, done) -> None:
+    sources = {"one": "x = 1\n", "two": "y = 2\n", "copy": "x = 1\n"}
+    for number in range(2):
+        while not checkpointer.take({"n": number}, {}, sources):
+            assert checkpointer.wait(30)
+        assert checkpointer.wait(30)
+    first, second = done
+    texts = [name for name in second.objects if name.startswith("source ")]
+    assert len(texts) == 2
+    for name in texts:
+        assert second.chunks[second.objects[name]] == first.chunks[first.objects[name]]
+    reader = Reader(store, second)
+    code = json.loads(bytes(reader.object("code")))
+    found = {n: bytes(reader.object(f"source {sha}")) for n, sha in code.items()}
+    assert found == {name: text.encode() for name, text in sources.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from types import FrameType
 
+import harness
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -81,3 +82,33 @@ def test_the_rest_of_an_epoch_is_the_one_of_the_run(loop: str, unpack: str) -> N
     assert training.seen == expected
     for name, value in model.state_dict().items():
         assert torch.equal(value, training.names["model"].state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("first", "are_state"), [("", False), ("total = 0; ", True), ("pass; ", True)]
+)
+def test_gradients_are_state_unless_a_round_begins_without(
+    first: str, are_state: bool
+) -> None:
+    book = harness.Notebook()
+    book.cell("import torch\nnet = torch.nn.Linear(2, 1)")
+    book.cell("opt = torch.optim.SGD(net.parameters(), 0.1)")
+    found: list[set[str]] = []
+
+    class Looking:
+        def look(self, frame: FrameType, num_rounds: int) -> float:
+            code = compile("net, opt", "<cell>", "exec")
+            variables = keeping.variables_of_run(code, book.names, frame)
+            found.append(set(capture.capture(variables).tensors))
+            return 0.0
+
+    book.start(
+        f"for x in torch.ones(3, 2):\n    {first}opt.zero_grad()\n"
+        "    net(x).sum().backward()\n    opt.step()\n",
+        watcher=Looking(),
+    ).wait(30)
+    gradients = {"net.weight.grad", "net.bias.grad"} if are_state else set()
+    assert (
+        found
+        == [{"net.weight", "net.bias"}] + [{"net.weight", "net.bias"} | gradients] * 2
+    )
