@@ -36,8 +36,6 @@ LABELS = torch.tensor(_LABELS)
 def tidy(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Small tensors are mapped too, and nothing is left behind."""
     monkeypatch.setattr(restoring, "_LARGE", 256)
-    if "torch._dynamo" in sys.modules:  # where anything is compiled nothing is lazy
-        torch._dynamo.reset()
     yield
     gc.collect()
     for thread in threading.enumerate():

@@ -99,7 +99,7 @@ def test_gradients_are_state_unless_a_round_begins_without(
         def look(self, frame: FrameType, num_rounds: int) -> float:
             code = compile("net, opt", "<cell>", "exec")
             variables = keeping.variables_of_run(code, book.names, frame)
-            found.append(set(capture.capture(variables).tensors))
+            found.append(set(capture.capture(variables, DTYPES).tensors))
             return 0.0
 
     book.start(
