@@ -12,14 +12,12 @@ import gc
 import hashlib
 import json
 import logging
-import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -29,10 +27,11 @@ from gpurescue.store.devices import is_capturing
 from gpurescue.store.format import DTYPES, TRANSIENT, Manifest, Storage, Tensor
 from gpurescue.store.layout import SMALL
 from gpurescue.store.memory import Memory, memory_of
-from gpurescue.store.packs import PIECE, pieces
+from gpurescue.store.packs import pieces
 from gpurescue.store.pipe import Pipe
 from gpurescue.store.reading import described
 from gpurescue.store.retention import Rules
+from gpurescue.store.room import room
 from gpurescue.store.snapshot import Snapshot, Snapshotter
 from gpurescue.store.staging import Staging
 from gpurescue.store.store import Contents, Plan, Store
@@ -51,8 +50,6 @@ _IN_MEMORY = (
     "and are written again as soon as that can be done."
 )
 _PATIENCE = 60.0  # seconds that a run that is over waits for its last checkpoint
-_PART_OF_MEMORY = 0.25  # of what is free, for one of the copies
-_LEAST = 4 * PIECE  # with less than this there is no copying beside writing
 _RULES = Rules()
 _TIMES_TORN = 2  # in a row: then training stands still for the copy
 
@@ -238,7 +235,7 @@ class Checkpointer:
         sizes = enumerate(memory.sizes)
         small = sum(x for n, x in sizes if x < SMALL or n in memory.moving)
         staging = self._kept[0].staging
-        needed = _room(staging, self._fresh or sum(memory.sizes))
+        needed = room(staging, self._fresh or sum(memory.sizes))
         devices = memory.devices
         if staging.has(needed) and self._snapshotter.is_prepared(2 * small, devices):
             return True
@@ -343,7 +340,7 @@ class Checkpointer:
         job.snapshot.identify()
         with self._planned(job.snapshot.keys) as (plan, problem):
             nbytes = self._fresh = plan.layout.nbytes
-            kept.staging.reserve(_room(kept.staging, nbytes))
+            kept.staging.reserve(room(kept.staging, nbytes))
             pipe = Pipe(kept.staging, nbytes)
             plan = dataclasses.replace(plan, digests=job.snapshot.digests)
             done = self._copy(job, plan, pipe, problem)
@@ -444,36 +441,6 @@ def _nothing_collected() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def _available_memory() -> float:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return math.inf
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable")]
-    return int(found[0]) * 1024 if found else math.inf
-
-
-def _room(staging: Staging, nbytes: int) -> int:
-    """How much memory there is to be for a pack: if not for all of it, a ring.
-
-    Raises:
-        NotWritten: There is too little.
-    """
-    if staging.has(nbytes):
-        return nbytes
-    available = _available_memory() + len(staging.data)
-    most = available * _PART_OF_MEMORY
-    if nbytes <= most:
-        return nbytes
-    if most < _LEAST:
-        raise NotWritten(
-            f"A checkpoint may take {_PART_OF_MEMORY:.0%} of the memory that is free, "
-            f"{available / 2**20:.0f} MiB, and needs {_LEAST / 2**20:.0f} MiB; this "
-            "run goes on without checkpoints."
-        )
-    return max(int(most), len(staging.data))
 
 
 def _code(sources: Mapping[str, str]) -> dict[str, bytes]:

@@ -237,7 +237,7 @@ def test_without_any_memory_it_is_refused(store, checkpointer, monkeypatch) -> N
         checkpointer.take({"x": torch.ones(100_000)}, {})
 
 
-MEMORY = "gpurescue.store.checkpointer._available_memory"
+MEMORY = "gpurescue.store.room._available_memory"
 LITTLE = 300 * 2**20  # a quarter: some pieces, and less than the state below
 
 

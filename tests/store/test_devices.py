@@ -344,9 +344,7 @@ def test_a_device_that_fails_in_the_background_fails_the_checkpoint_only(
 def test_without_memory_for_the_whole_the_steps_wait(
     store, checkpointer, done, monkeypatch
 ) -> None:
-    monkeypatch.setattr(
-        "gpurescue.store.checkpointer._available_memory", lambda: 300 * 2**20
-    )
+    monkeypatch.setattr("gpurescue.store.room._available_memory", lambda: 300 * 2**20)
     tensors = [torch.nn.Parameter(torch.randn(3_000_000)) for _ in range(9)]
     for tensor in tensors:
         tensor.grad = torch.ones_like(tensor)
