@@ -51,7 +51,8 @@ def show(front: Front) -> None:
 
 
 def _listing(store: Store) -> AbstractContextManager[Progress]:
-    return bar("checkpoints", len(store.rows()), "", in_notebook=True)
+    count = len(store.rows()) + len(store.unwritten())
+    return bar("checkpoints", count, "", in_notebook=True)
 
 
 def find(store: Store, name: str) -> str:

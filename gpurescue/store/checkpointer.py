@@ -14,7 +14,6 @@ import json
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from gpurescue.store.devices import is_capturing
 from gpurescue.store.format import DTYPES, TRANSIENT, Manifest, Storage, Tensor
 from gpurescue.store.layout import SMALL
 from gpurescue.store.memory import Memory, memory_of
-from gpurescue.store.packs import pieces
+from gpurescue.store.newest import Newest
 from gpurescue.store.pipe import Pipe
 from gpurescue.store.reading import described
 from gpurescue.store.retention import Rules
@@ -46,8 +45,8 @@ BUFFERS = "num_buffers"  # note: so many of the last storages are memory of arra
 DEVICES = "devices"  # note: which storages were on one, and not on the CPU
 _IS_IN_THE_WAY = (NotWritten, Locked)  # of what could be written later
 _IN_MEMORY = (
-    "The newest checkpoints stay in the memory of this process until the run is over, "
-    "and are written again as soon as that can be done."
+    "The newest checkpoints stay in the memory of this process until the run is over; "
+    "then the last one is tried once more."
 )
 _PATIENCE = 60.0  # seconds that a run that is over waits for its last checkpoint
 _RULES = Rules()
@@ -71,24 +70,6 @@ class Counts:
     stopped: int = 0
     failed: int = 0
     waited: int = 0
-
-
-@dataclass(slots=True)
-class _Kept:
-    """Where a pack stays in memory."""
-
-    staging: Staging
-    pack: str | None = None
-    unwritten: _Unwritten | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Unwritten:
-    """A checkpoint that no disk has taken."""
-
-    id: str
-    plan: Plan
-    contents: Contents
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +147,7 @@ class Checkpointer:
         self._on_done = on_done
         self._keeping = keeping
         self._snapshotter = Snapshotter()
-        self._kept = deque(
-            _Kept(Staging()) for _ in range(keeping.num_in_memory)
-        )  # oldest first
+        self._newest = Newest(store, keeping.num_in_memory)
         self._num_torn = 0
         self._fresh = 0  # bytes of the last pack: the next one is much like it
         self._changed = threading.Condition()
@@ -234,7 +213,7 @@ class Checkpointer:
         """False while room is made: fresh pages are slow, and training would wait."""
         sizes = enumerate(memory.sizes)
         small = sum(x for n, x in sizes if x < SMALL or n in memory.moving)
-        staging = self._kept[0].staging
+        staging = self._newest.next
         needed = room(staging, self._fresh or sum(memory.sizes))
         devices = memory.devices
         if staging.has(needed) and self._snapshotter.is_prepared(2 * small, devices):
@@ -258,9 +237,8 @@ class Checkpointer:
         self._thread.join(_PATIENCE)
         self._copier.shutdown()
         self._snapshotter.close()
-        self._write_last()
-        for kept in self._kept:
-            self._let_go(kept)
+        self.counts.published += self._newest.write_last()
+        self._newest.close()
         self._writer.close()
 
     # -- in the background
@@ -335,26 +313,22 @@ class Checkpointer:
             Locked: Another process collects garbage; it stays in memory.
         """
         job.add(_code(job.sources))
-        kept = self._kept[0]
-        self._let_go(kept)
+        self._newest.drop_oldest()
         job.snapshot.identify()
         with self._planned(job.snapshot.keys) as (plan, problem):
             nbytes = self._fresh = plan.layout.nbytes
-            kept.staging.reserve(room(kept.staging, nbytes))
-            pipe = Pipe(kept.staging, nbytes)
+            staging = self._newest.next
+            staging.reserve(room(staging, nbytes))
+            pipe = Pipe(staging, nbytes)
             plan = dataclasses.replace(plan, digests=job.snapshot.digests)
             done = self._copy(job, plan, pipe, problem)
-        if pipe.is_whole:
-            self._kept.rotate(-1)
-            kept.pack = plan.pack
-            self.store.keep(plan.pack, kept.staging.data[:nbytes])
         if isinstance(done, Manifest):
+            if pipe.is_whole:
+                self._newest.keep(plan)
             return done
         if not pipe.is_whole:
             raise done
-        contents = self._contents(job)
-        manifest = self.store.keep_unwritten(plan, contents)
-        kept.unwritten = _Unwritten(manifest.id, plan, contents)
+        self._newest.keep_unwritten(plan, self._contents(job))
         raise type(done)(f"{done} {_IN_MEMORY}") from done
 
     @contextlib.contextmanager
@@ -392,29 +366,6 @@ class Checkpointer:
         if pipe.is_whole:
             copying.result()  # torn: it is of no use in memory either
         return problem
-
-    def _write_last(self) -> None:
-        """Try once more to write the newest one, if no disk has taken it."""
-        newest = self._kept[-1]
-        if newest.unwritten is None:
-            return
-        plan = newest.unwritten.plan
-        chunks = plan.named()
-        old = {chunk for chunk in chunks if chunk.pack != plan.pack}
-        data = newest.staging.data[: plan.layout.nbytes]
-        try:
-            with self.store.plan([(c.digest, c.nbytes) for c in chunks]) as again:
-                if old <= set(again.chunks):
-                    self.store.publish(plan, pieces(data), newest.unwritten.contents)
-                    self.counts.published += 1
-        except StoreError:
-            _log.warning("The last checkpoint could not be written.", exc_info=True)
-
-    def _let_go(self, kept: _Kept) -> None:
-        if kept.pack is not None:
-            unwritten = kept.unwritten
-            self.store.forget(kept.pack, None if unwritten is None else unwritten.id)
-            kept.pack = kept.unwritten = None
 
     def _contents(self, job: _Job) -> Contents:
         snapshot = job.snapshot

@@ -18,6 +18,13 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture(autouse=True)
+def nothing_compiled() -> None:
+    """Where anything is compiled nothing is lazy."""
+    if "torch._dynamo" in sys.modules:
+        sys.modules["torch._dynamo"].reset()
+
+
+@pytest.fixture(autouse=True)
 def jupyter(monkeypatch: pytest.MonkeyPatch, tmp_path_factory) -> None:
     """The user's own key is left alone."""
     folder = tmp_path_factory.mktemp("jupyter")

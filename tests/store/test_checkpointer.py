@@ -281,7 +281,7 @@ def test_a_disk_that_fails_does_not_hold_a_run_that_waits_for_it(
     optimizer.step()
     assert checkpointer.wait(60)
     assert isinstance(done[-1], NotWritten)
-    assert store.rows() == []
+    assert store.rows() == store.unwritten() == []
 
 
 def test_what_is_always_written_meanwhile_is_copied_while_the_run_stands_still(

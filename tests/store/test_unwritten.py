@@ -6,20 +6,23 @@ import errno
 import fcntl
 import gc
 import os
+import threading
 from collections.abc import Iterator
 
+import far
 import pytest
 import saving
 import torch
 from test_faults import CALLS, Disk
 
-from gpurescue.errors import Damaged, Locked, NotWritten
+from gpurescue.errors import Damaged, Locked, NotWritten, Torn
 from gpurescue.store import exporting, held, objects, tables
 from gpurescue.store import restore as restoring
 from gpurescue.store.checkpointer import Checkpointer, Keeping
 from gpurescue.store.format import Manifest
 from gpurescue.store.reading import Reader
 from gpurescue.store.restore import restore
+from gpurescue.store.snapshot import Snapshotter
 from gpurescue.store.store import Store
 
 KEY = b"k" * 32
@@ -213,3 +216,63 @@ def test_two_runs_have_memories_of_their_own(store, program, monkeypatch):
     assert len(store.unwritten()) == 1
     other.close()
     assert len(store.unwritten()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "at"), [("pwrite", 0), ("pwrite", 2), ("rename", 0), ("rename", 1)]
+)
+def test_memory_of_a_device_is_copied_to_the_end(store, monkeypatch, name, at):
+    """Its digests are not known before; the disk fails long before that."""
+    far.pretend(monkeypatch)
+    tensors = [torch.nn.Parameter(torch.randn(3_000_000)) for _ in range(5)]
+    for tensor in tensors:
+        tensor.grad = torch.ones_like(tensor)
+    optimizer = torch.optim.SGD(tensors, lr=0.1, fused=True)
+    before = [tensor.detach().clone() for tensor in tensors]
+    done: list[object] = []
+    checkpointer = Checkpointer(store, saving.RUN, on_done=done.append)
+    checkpointer._snapshotter.close()
+    checkpointer._snapshotter = Snapshotter(lane=far.Lane)
+    disk = Disk(monkeypatch, name)
+    disk.fails_at = at
+    while not checkpointer.take({"tensors": tensors}, {}):
+        assert checkpointer.wait(30)
+    optimizer.step()
+    assert checkpointer.wait(60)
+    assert isinstance(done[-1], NotWritten)
+    (row,) = store.unwritten()
+    assert_equal(Reader(store, store.manifest(row.id)[0]), before)
+    assert store.rows() == []
+    disk.fails_at = -1
+    checkpointer.close()
+    (row,) = store.rows()
+    assert_equal(Reader(store, store.manifest(row.id)[0]), before)
+    assert store.verify() == {}
+
+
+def assert_equal(reader: Reader, tensors: list[torch.Tensor]) -> None:
+    for number, tensor in enumerate(tensors):
+        assert torch.equal(reader.tensor(f"tensors.{number}"), tensor)
+
+
+def test_what_is_torn_is_not_kept_either(store, monkeypatch):
+    done: list[object] = []
+    checkpointer = Checkpointer(store, saving.RUN, on_done=done.append)
+    go_on, planned = threading.Event(), Store.planned
+
+    def slow(*given):
+        assert go_on.wait(30)
+        return planned(*given)
+
+    monkeypatch.setattr(Store, "planned", slow)
+    tensor = torch.zeros(100_000)
+    with open(store.path / "locks" / "gc", "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        while not checkpointer.take({"x": tensor}, {}):
+            assert checkpointer.wait(30)
+        tensor.numpy()[:] += 1  # before it was copied, and no optimizer says so
+        go_on.set()
+        assert checkpointer.wait(30)
+    assert isinstance(done[-1], Torn)
+    assert store.unwritten() == []
+    checkpointer.close()
