@@ -29,12 +29,3 @@ def jupyter(monkeypatch: pytest.MonkeyPatch, tmp_path_factory) -> None:
     """The user's own key is left alone."""
     folder = tmp_path_factory.mktemp("jupyter")
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(folder))
-
-
-@pytest.fixture(autouse=True)
-def nothing_compiled() -> None:
-    """Where anything is compiled nothing is restored lazily."""
-    if "torch._dynamo" in sys.modules:
-        import torch
-
-        torch._dynamo.reset()
