@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
-import hashlib
-import json
 import logging
 import threading
 import time
@@ -21,28 +19,24 @@ from types import MappingProxyType
 from typing import Any
 
 from gpurescue.errors import Locked, NotWritten, StoreError, Torn
-from gpurescue.state.capture import Captured, capture
+from gpurescue.state.capture import capture
 from gpurescue.store.devices import is_capturing
-from gpurescue.store.format import DTYPES, TRANSIENT, Manifest, Storage, Tensor
+from gpurescue.store.format import DTYPES, Manifest
+from gpurescue.store.jobs import Job, job_of
 from gpurescue.store.layout import SMALL
 from gpurescue.store.memory import Memory, memory_of
 from gpurescue.store.newest import Newest
 from gpurescue.store.pipe import Pipe
-from gpurescue.store.reading import described
 from gpurescue.store.retention import Rules
 from gpurescue.store.room import room
-from gpurescue.store.snapshot import Snapshot, Snapshotter
+from gpurescue.store.snapshot import Snapshotter
 from gpurescue.store.staging import Staging
-from gpurescue.store.store import Contents, Plan, Store
+from gpurescue.store.store import Plan, Store
 from gpurescue.store.tidying import tidy
 
 _log = logging.getLogger(__name__)
 
-GRAPH, STREAMS = "graph", "streams"  # objects of a checkpoint
-CODE, SOURCE = "code", "source "  # what code ran; each text by its SHA-256
 _NO_SOURCES: Mapping[str, str] = MappingProxyType({})
-BUFFERS = "num_buffers"  # note: so many of the last storages are memory of arrays
-DEVICES = "devices"  # note: which storages were on one, and not on the CPU
 _IS_IN_THE_WAY = (NotWritten, Locked)  # of what could be written later
 _IN_MEMORY = (
     "The newest checkpoints stay in the memory of this process until the run is over; "
@@ -70,23 +64,6 @@ class Counts:
     stopped: int = 0
     failed: int = 0
     waited: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    snapshot: Snapshot
-    objects: dict[str, int]
-    seals: dict[str, str]
-    tensors: dict[str, Tensor]
-    lost: dict[str, str]
-    notes: dict[str, Any]
-    sources: Mapping[str, str]
-
-    def add(self, texts: Mapping[str, bytes]) -> None:
-        """Add objects."""
-        for name, text in texts.items():
-            self.objects[name] = self.snapshot.add_text(text)
-            self.seals[name] = hashlib.sha256(text).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +128,7 @@ class Checkpointer:
         self._num_torn = 0
         self._fresh = 0  # bytes of the last pack: the next one is much like it
         self._changed = threading.Condition()
-        self._job: _Job | _Room | None = None
+        self._job: Job | _Room | None = None
         self._is_over = False
         self._writer = contextlib.ExitStack()
         self._writer.enter_context(store.writer(run))
@@ -199,7 +176,7 @@ class Checkpointer:
             if not self._has_room(memory):
                 return False
             snapshot = self._snapshotter.take(memory)
-            job = _job(captured, snapshot, notes, sources)
+            job = job_of(captured, snapshot, notes, sources)
         with self._changed:
             self._job = job
             self._changed.notify_all()
@@ -289,7 +266,7 @@ class Checkpointer:
             self._job = None
             self._changed.notify_all()
 
-    def _count(self, job: _Job, done: Manifest | StoreError) -> None:
+    def _count(self, job: Job, done: Manifest | StoreError) -> None:
         if isinstance(done, Manifest):
             self.counts.published += 1
             self._num_torn = 0
@@ -304,7 +281,7 @@ class Checkpointer:
         except Exception:  # noqa: BLE001
             _log.warning("Nobody was told of a checkpoint.", exc_info=True)
 
-    def _finish(self, job: _Job) -> Manifest:
+    def _finish(self, job: Job) -> Manifest:
         """Copy, prove, write.
 
         Raises:
@@ -312,7 +289,7 @@ class Checkpointer:
             NotWritten: The disk is full, or broken; it stays in memory.
             Locked: Another process collects garbage; it stays in memory.
         """
-        job.add(_code(job.sources))
+        job.add_sources()
         self._newest.drop_oldest()
         job.snapshot.identify()
         with self._planned(job.snapshot.keys) as (plan, problem):
@@ -328,7 +305,7 @@ class Checkpointer:
             return done
         if not pipe.is_whole:
             raise done
-        self._newest.keep_unwritten(plan, self._contents(job))
+        self._newest.keep_unwritten(plan, job.contents(self.run, self._keeping.parent))
         raise type(done)(f"{done} {_IN_MEMORY}") from done
 
     @contextlib.contextmanager
@@ -345,7 +322,7 @@ class Checkpointer:
             yield found
 
     def _copy(
-        self, job: _Job, plan: Plan, pipe: Pipe, problem: StoreError | None
+        self, job: Job, plan: Plan, pipe: Pipe, problem: StoreError | None
     ) -> Manifest | StoreError:
         """Copy in one thread, and write in this one what has been copied.
 
@@ -356,7 +333,9 @@ class Checkpointer:
         copying = self._copier.submit(job.snapshot.copy)
         try:
             if problem is None:
-                return self.store.publish(plan, pipe.pieces(), self._contents(job))
+                return self.store.publish(
+                    plan, pipe.pieces(), job.contents(self.run, self._keeping.parent)
+                )
         except _IS_IN_THE_WAY as error:
             problem = error
         finally:
@@ -366,20 +345,6 @@ class Checkpointer:
         if pipe.is_whole:
             copying.result()  # torn: it is of no use in memory either
         return problem
-
-    def _contents(self, job: _Job) -> Contents:
-        snapshot = job.snapshot
-        places = zip(snapshot.parts, snapshot.memory.sizes, strict=True)
-        return Contents(
-            run=self.run,
-            storages=tuple(Storage(p.chunk, p.offset, size) for p, size in places),
-            tensors=job.tensors,
-            objects=job.objects,
-            seals=job.seals,
-            lost=job.lost,
-            parent=self._keeping.parent,
-            notes=job.notes,
-        )
 
 
 @contextlib.contextmanager
@@ -392,40 +357,3 @@ def _nothing_collected() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def _code(sources: Mapping[str, str]) -> dict[str, bytes]:
-    """Each text once, by its SHA-256, and which source has which text."""
-    texts = {name: source.encode() for name, source in sources.items()}
-    digests = {n: hashlib.sha256(text).hexdigest() for n, text in texts.items()}
-    found = {f"{SOURCE}{digests[name]}": text for name, text in texts.items()}
-    if found:
-        found[CODE] = json.dumps(digests).encode()
-    return found
-
-
-def _job(
-    captured: Captured,
-    snapshot: Snapshot,
-    notes: dict[str, Any],
-    sources: Mapping[str, str],
-) -> _Job:
-    """What the background needs, and nothing that keeps tensors alive."""
-    numbers = captured.numbers
-    where = snapshot.memory.whereabouts()  # a fact; the bytes are as on the CPU
-    notes = {**notes, BUFFERS: len(captured.buffers)}
-    if where:
-        notes[DEVICES] = where
-    if captured.transient:
-        notes[TRANSIENT] = list(captured.transient)
-    made = _Job(
-        snapshot=snapshot,
-        objects={},
-        seals={},
-        tensors={n: described(t, numbers[n]) for n, t in captured.tensors.items()},
-        lost=captured.lost,
-        notes=notes,
-        sources=dict(sources),
-    )
-    made.add({GRAPH: captured.objects, STREAMS: captured.streams})
-    return made

@@ -10,7 +10,7 @@ from gpurescue.errors import Refused
 from gpurescue.state.capture import write_streams
 from gpurescue.state.finding import Found, find
 from gpurescue.state.graph import Parts, rebuild
-from gpurescue.store.checkpointer import BUFFERS, GRAPH, STREAMS
+from gpurescue.store.jobs import BUFFERS, GRAPH, STREAMS
 from gpurescue.store.reading import Reader
 from gpurescue.store.store import Store
 

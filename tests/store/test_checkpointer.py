@@ -18,7 +18,8 @@ import torch
 from gpurescue.errors import Locked, NotWritten, StoreError
 from gpurescue.state.capture import write_streams
 from gpurescue.state.graph import Parts, rebuild
-from gpurescue.store.checkpointer import BUFFERS, GRAPH, STREAMS, Checkpointer
+from gpurescue.store.checkpointer import Checkpointer
+from gpurescue.store.jobs import BUFFERS, GRAPH, STREAMS
 from gpurescue.store.reading import Reader
 from gpurescue.store.store import Store
 

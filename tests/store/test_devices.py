@@ -19,8 +19,9 @@ from test_checkpointer import Training, objects_of, take
 
 from gpurescue.errors import NotWritten, StoreError
 from gpurescue.store import devices
-from gpurescue.store.checkpointer import DEVICES, Checkpointer
+from gpurescue.store.checkpointer import Checkpointer
 from gpurescue.store.hashing import mark_of
+from gpurescue.store.jobs import DEVICES
 from gpurescue.store.lanes import Ring
 from gpurescue.store.memory import Memory
 from gpurescue.store.reading import Reader

@@ -13,7 +13,8 @@ from test_checkpointer import objects_of, take
 
 from gpurescue.errors import StoreError
 from gpurescue.state.named import named
-from gpurescue.store.checkpointer import DEVICES, Checkpointer
+from gpurescue.store.checkpointer import Checkpointer
+from gpurescue.store.jobs import DEVICES
 from gpurescue.store.lanes import CudaLane, Ring
 from gpurescue.store.reading import Reader
 from gpurescue.store.restore import restore

@@ -20,7 +20,7 @@ from gpurescue.state import slots
 from gpurescue.state.capture import write_streams
 from gpurescue.state.named import tree
 from gpurescue.store import objects
-from gpurescue.store.checkpointer import STREAMS
+from gpurescue.store.jobs import STREAMS
 from gpurescue.store.restore import restore
 from gpurescue.store.store import Store
 
