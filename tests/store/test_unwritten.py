@@ -276,3 +276,23 @@ def test_what_is_torn_is_not_kept_either(store, monkeypatch):
     assert isinstance(done[-1], Torn)
     assert store.unwritten() == []
     checkpointer.close()
+
+
+def test_what_is_out_of_date_is_not_written_last(store, monkeypatch):
+    """The newest one went through a ring, and left nothing in memory."""
+    done: list[object] = []
+    checkpointer = Checkpointer(store, saving.RUN, on_done=done.append)
+    for tensor in (torch.zeros(100_000), torch.randn(25_000_000)):
+        with monkeypatch.context() as patch:
+            if not done:
+                patch.setattr(os, "pwrite", full)
+            patch.setattr("gpurescue.store.room._available_memory", lambda: 300 * 2**20)
+            while not checkpointer.take({"x": tensor}, {}):
+                assert checkpointer.wait(30)
+            assert checkpointer.wait(60)
+    assert [type(one) for one in done] == [NotWritten, Manifest]
+    assert len(store.unwritten()) == 1
+    checkpointer.close()
+    (row,) = store.rows()
+    assert row.nbytes > tensor.nbytes
+    assert store.unwritten() == []
