@@ -27,11 +27,12 @@ from gpurescue.store.layout import SMALL
 from gpurescue.store.memory import Memory, memory_of
 from gpurescue.store.newest import Newest
 from gpurescue.store.pipe import Pipe
+from gpurescue.store.plans import Plan
 from gpurescue.store.retention import Rules
 from gpurescue.store.room import room
 from gpurescue.store.snapshot import Snapshotter
 from gpurescue.store.staging import Staging
-from gpurescue.store.store import Plan, Store
+from gpurescue.store.store import Store
 from gpurescue.store.tidying import tidy
 
 _log = logging.getLogger(__name__)

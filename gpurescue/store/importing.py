@@ -14,7 +14,8 @@ from gpurescue.store.foreign import Found, Piece, read_safetensors, read_torch
 from gpurescue.store.format import Manifest, Storage
 from gpurescue.store.layout import LINE, SMALL, lay_out
 from gpurescue.store.packs import Progress
-from gpurescue.store.store import Contents, Plan, Store
+from gpurescue.store.plans import Contents, Plan
+from gpurescue.store.store import Store
 
 _GATHERED = 2**20  # bytes of small pieces that make one chunk
 _ZIP = b"PK\x03\x04"

@@ -10,9 +10,9 @@ from typing import Any
 
 from gpurescue.state.capture import Captured
 from gpurescue.store.format import TRANSIENT, Storage, Tensor
+from gpurescue.store.plans import Contents
 from gpurescue.store.reading import described
 from gpurescue.store.snapshot import Snapshot
-from gpurescue.store.store import Contents
 
 GRAPH, STREAMS = "graph", "streams"  # objects of a checkpoint
 CODE, SOURCE = "code", "source "  # what code ran; each text by its SHA-256

@@ -11,7 +11,8 @@ from typing import Any
 from gpurescue.errors import UsageError
 from gpurescue.state import slots
 from gpurescue.state.named import GRADIENT, Tree
-from gpurescue.store.format import DTYPES, Manifest, Tensor
+from gpurescue.store.format import Manifest, Tensor
+from gpurescue.store.sharing import Pair, apart
 
 _FEW = 4  # problems that a message names
 _UNFIT = "the checkpoint does not fit what is here"
@@ -20,21 +21,6 @@ _ADVICE = " strict=False restores the others."
 
 Skeletons = Mapping[str, Any]
 State = tuple[Any, Any, dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A tensor of a checkpoint, and the one that gets its values.
-
-    Attributes:
-        name: Of both.
-        saved: How the checkpoint describes it.
-        live: A ``torch.Tensor`` of the same shape and dtype.
-    """
-
-    name: str
-    saved: Tensor
-    live: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +73,7 @@ def match(
     if strict:
         _refuse("the checkpoint lacks", missing, _ADVICE)
         _refuse("only the checkpoint has", unused, _ADVICE)
-    _refuse(_UNFIT, _apart(manifest, pairs, strict=strict))
+    _refuse(_UNFIT, apart(manifest, pairs, strict=strict))
     return Match(
         pairs=tuple(pairs),
         states=tuple(filled),
@@ -294,66 +280,3 @@ def _place(live: Any) -> tuple[object, ...]:
     if _without_memory(live):
         return (id(live),)
     return live.data_ptr(), live.shape, live.stride()
-
-
-@dataclass(frozen=True, slots=True)
-class _Span:
-    name: str
-    memory: object
-    start: int
-    nbytes: int
-    place: tuple[object, int]  # of the same element on the other side
-
-
-def _apart(manifest: Manifest, pairs: list[Pair], *, strict: bool) -> Iterator[str]:
-    """Tensors that share memory on one side only."""
-    for one, other in _torn(_span_here(manifest, pair) for pair in pairs):
-        yield f"{one} and {other} share memory here, and not there"
-    if strict:
-        for one, other in _torn(_span_there(pair) for pair in pairs):
-            yield f"{one} and {other} share memory there, and not here"
-
-
-def _torn(spans: Iterable[_Span]) -> Iterator[tuple[str, str]]:
-    ordered = sorted(
-        (span for span in spans if span.nbytes),
-        key=lambda span: (str(span.memory), span.start, -span.nbytes),
-    )
-    furthest = None
-    for span in ordered:
-        if furthest is None or span.memory != furthest.memory:
-            furthest = span
-            continue
-        step = span.start - furthest.start
-        expected = furthest.place[0], furthest.place[1] + step
-        if step < furthest.nbytes and span.place != expected:
-            yield furthest.name, span.name
-        if step + span.nbytes > furthest.nbytes:
-            furthest = span
-
-
-def _nbytes(saved: Tensor) -> int:
-    if 0 in saved.shape:
-        return 0
-    return (saved.num_reached - saved.offset) * DTYPES[saved.dtype]
-
-
-def _span_here(manifest: Manifest, pair: Pair) -> _Span:
-    live, saved = pair.live, pair.saved
-    storage = manifest.storages[saved.storage]
-    chunk = manifest.chunks[storage.chunk]
-    offset = saved.offset * live.itemsize
-    reached = sum((n - 1) * s for n, s in zip(live.shape, live.stride(), strict=True))
-    return _Span(
-        name=pair.name,
-        memory=live.device,
-        start=live.data_ptr(),
-        nbytes=(1 + reached) * live.itemsize if live.numel() else 0,
-        place=(chunk.pack, chunk.offset + storage.offset + offset),
-    )
-
-
-def _span_there(pair: Pair) -> _Span:
-    start = pair.saved.offset * DTYPES[pair.saved.dtype]
-    place = (pair.live.device, pair.live.data_ptr())
-    return _Span(pair.name, pair.saved.storage, start, _nbytes(pair.saved), place)

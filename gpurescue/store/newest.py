@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from gpurescue.errors import StoreError
 from gpurescue.store import packs
 from gpurescue.store.format import Manifest
+from gpurescue.store.plans import Contents, Plan
 from gpurescue.store.staging import Staging
-from gpurescue.store.store import Contents, Plan, Store
+from gpurescue.store.store import Store
 
 _log = logging.getLogger(__name__)
 

@@ -22,9 +22,10 @@ from typing import Any
 
 from gpurescue.state.named import Tree, tree
 from gpurescue.store import residence, upload
-from gpurescue.store.matching import Match, Pair, match
+from gpurescue.store.matching import Match, match
 from gpurescue.store.reading import Reader, view
 from gpurescue.store.residence import Residence, Unit
+from gpurescue.store.sharing import Pair
 
 _LARGE = 2**20  # bytes; a mapping costs some 10 us, copying that much 50
 _FEW = 5  # names that are shown

@@ -9,85 +9,31 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import logging
-import os
 import secrets
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from gpurescue.errors import Damaged, Locked, Refused, StoreError, UsageError
-from gpurescue.store import format, held, packs, rewriting
+from gpurescue.errors import Refused, StoreError, UsageError
+from gpurescue.store import format, held, manifests, packs, verifying
 from gpurescue.store.catalog import Catalog, Row, row_of
-from gpurescue.store.files import UNFINISHED, Folder, write_all, writing
-from gpurescue.store.format import Chunk, Manifest, Signed, Storage, Tensor
-from gpurescue.store.layout import Layout, lay_out
-from gpurescue.store.rewriting import Usage
+from gpurescue.store.collecting import Collector
+from gpurescue.store.files import Folder, write_all
+from gpurescue.store.format import Chunk, Manifest, Signed
+from gpurescue.store.layout import lay_out
+from gpurescue.store.locks import ALONE, GC, SHARED, locked
+from gpurescue.store.plans import Contents, Plan
 
 _log = logging.getLogger(__name__)
 
 MARKER = "FORMAT"
 MARK = b"gpurescue store 1\n"
-_MANIFEST, _PIN = ".json", ".pin"
+_PIN = ".pin"
 _GRACE = 3600.0  # seconds for which files that nobody refers to may belong to a writer
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
-    """How chunks are going to be stored.
-
-    Attributes:
-        chunks: Where each of them is, or will be.
-        fresh: Numbers of those that are not in the store yet.
-        layout: Where in the new pack those go.
-        pack: Name of the new pack.
-        digests: By what stood for it when the plan was made, where a digest was not
-            known yet; to be filled in before the last byte of the pack is.
-    """
-
-    chunks: tuple[Chunk, ...]
-    fresh: tuple[int, ...]
-    layout: Layout
-    pack: str
-    digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-    def provisional(self, manifest: Manifest) -> Manifest:
-        """A manifest of these chunks, to be checked before all digests are known."""
-        known = [format.DIGEST.fullmatch(chunk.digest) for chunk in self.chunks]
-        if all(known):
-            return manifest
-        chunks = tuple(
-            chunk if is_known else msgspec.structs.replace(chunk, digest="0" * 32)
-            for chunk, is_known in zip(self.chunks, known, strict=True)
-        )
-        return msgspec.structs.replace(manifest, chunks=chunks)
-
-    def named(self) -> tuple[Chunk, ...]:
-        """The chunks by their digests, which are known by now."""
-        found = self.digests
-        return tuple(
-            msgspec.structs.replace(chunk, digest=found.get(chunk.digest, chunk.digest))
-            for chunk in self.chunks
-        )
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Contents:
-    """What is in a checkpoint; see ``Manifest``."""
-
-    run: str
-    storages: tuple[Storage, ...]
-    tensors: dict[str, Tensor]
-    objects: dict[str, int] = dataclasses.field(default_factory=dict)
-    seals: dict[str, str] = dataclasses.field(default_factory=dict)
-    lost: dict[str, str] = dataclasses.field(default_factory=dict)
-    parent: str | None = None
-    notes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Store:
@@ -115,7 +61,7 @@ class Store:
         self._packs = Folder("packs", self._root, create=create)
         self._manifests = Folder("checkpoints", self._root, create=create)
         self._locks = Folder("locks", self._root, create=create)
-        everything = functools.partial(_everything, self._manifests, key)
+        everything = functools.partial(manifests.everything, self._manifests, key)
         self._catalog = Catalog(self.path, key, everything)
         self._held = held.of(self.path)
 
@@ -128,7 +74,7 @@ class Store:
         Raises:
             Locked: Another process is.
         """
-        with self._locked(f"run-{_known(run)}", fcntl.LOCK_EX, f"Run {run}"):
+        with locked(self._locks, f"run-{_known(run)}", ALONE, f"Run {run}"):
             yield
 
     @contextlib.contextmanager
@@ -141,7 +87,7 @@ class Store:
         Raises:
             Locked: Garbage is being collected.
         """
-        with self._locked("gc", fcntl.LOCK_SH, "The store"):
+        with locked(self._locks, GC, SHARED, "The store"):
             yield self.planned(keys)
 
     def planned(self, keys: Sequence[tuple[str, int]]) -> Plan:
@@ -200,7 +146,7 @@ class Store:
             manifest = msgspec.structs.replace(manifest, chunks=plan.named())
             text = format.encode(manifest, self._key)
         self._manifests.publish(
-            manifest.id + _MANIFEST, lambda file: write_all(file, text)
+            manifest.id + manifests.SUFFIX, lambda file: write_all(file, text)
         )
         try:
             self._catalog.add([(manifest, self._key is not None)])
@@ -236,10 +182,12 @@ class Store:
 
     def _catch_up(self) -> None:
         """Other processes write too, and one may have died before its last step."""
-        there, known = set(_ids(self._manifests)), self._catalog.ids()
+        there, known = set(manifests.ids(self._manifests)), self._catalog.ids()
         if there != known:
             self._catalog.remove(known - there, ())
-            self._catalog.add(_readable(self._manifests, self._key, there - known))
+            self._catalog.add(
+                manifests.readable(self._manifests, self._key, there - known)
+            )
 
     def manifest(self, id: str) -> Signed:
         """What a checkpoint consists of, and whether it was signed by oneself.
@@ -251,11 +199,11 @@ class Store:
         unwritten = self._held.unwritten.get(id)
         if unwritten is not None:
             return unwritten, True
-        return _manifest(self._manifests, self._key, _known(id))
+        return manifests.read(self._manifests, self._key, _known(id))
 
     def has(self, id: str) -> bool:
         """True if there is a checkpoint of that name, in whatever state."""
-        is_written = self._manifests.has(_known(id) + _MANIFEST)
+        is_written = self._manifests.has(_known(id) + manifests.SUFFIX)
         return is_written or id in self._held.unwritten
 
     def is_signed(self, id: str) -> bool | None:
@@ -268,7 +216,7 @@ class Store:
             return None
         if id in self._held.unwritten:
             return True
-        data = self._manifests.read(_known(id) + _MANIFEST, format.LIMIT)
+        data = self._manifests.read(_known(id) + manifests.SUFFIX, format.LIMIT)
         return format.is_signed(data, self._key)
 
     def pack(self, name: str) -> packs.Pack:
@@ -325,7 +273,7 @@ class Store:
         names = self._manifests.names()
         return {name.removesuffix(_PIN) for name in names if name.endswith(_PIN)}
 
-    def verify(self, progress: packs.Progress | None = None) -> dict[str, list[str]]:
+    def verify(self, progress: packs.Progress = lambda _: None) -> dict[str, list[str]]:
         """Read everything; what is wrong, by checkpoint.
 
         Each chunk is read once, however many checkpoints have it. What is damaged is
@@ -335,60 +283,23 @@ class Store:
         Args:
             progress: Called with the bytes of each chunk that is read.
         """
-        known: dict[Chunk, str | None] = {}
-        found = {id: self._wrong(id, known, progress) for id in _ids(self._manifests)}
+        check = verifying.Check(self.manifest, self.pack, progress)
+        found = {id: check.of(id) for id in manifests.ids(self._manifests)}
         if not _is_marked(self._root):
             found[MARKER] = [f"it should have {MARK!r} in it"]
-        for pack in {chunk.pack for chunk, wrong in known.items() if wrong}:
+        for pack in check.bad_packs():
             self.distrust(pack)
-        return {id: wrong for id, wrong in found.items() if wrong}
+        # What is not there any more was removed meanwhile, and then its packs.
+        return {
+            id: wrong
+            for id, wrong in found.items()
+            if wrong and (id == MARKER or self.has(id))
+        }
 
     def distrust(self, pack: str) -> None:
         """Have no checkpoint from here on refer to a pack: it is damaged."""
         with contextlib.suppress(StoreError):
             self._catalog.remove((), [pack])
-
-    def _wrong(
-        self,
-        id: str,
-        known: dict[Chunk, str | None],
-        progress: packs.Progress | None,
-    ) -> list[str]:
-        try:
-            manifest, _ = self.manifest(id)
-        except StoreError as error:
-            return [str(error)]
-        opened: dict[str, packs.Pack | str] = {}
-        for chunk in sorted(manifest.chunks, key=lambda c: (c.pack, c.offset)):
-            if chunk not in known:
-                known[chunk] = self._problem(chunk, opened)
-                if progress is not None:
-                    progress(chunk.nbytes)
-        bad = {n: p for n, c in enumerate(manifest.chunks) if (p := known[c])}
-        if bad and not self.has(id):  # removed meanwhile, and then its packs
-            return []
-        users = [
-            (name, manifest.storages[tensor.storage].chunk)
-            for name, tensor in manifest.tensors.items()
-        ]
-        users += list(manifest.objects.items())
-        found = [f"{name}: {bad[n]}" for name, n in users if n in bad]
-        return found or list(bad.values())
-
-    def _problem(self, chunk: Chunk, opened: dict[str, packs.Pack | str]) -> str | None:
-        if chunk.pack not in opened:
-            try:
-                opened[chunk.pack] = self.pack(chunk.pack)
-            except StoreError as error:
-                opened[chunk.pack] = str(error)
-        pack = opened[chunk.pack]
-        if isinstance(pack, str):
-            return pack
-        try:
-            pack.read(chunk)
-        except Damaged as error:
-            return str(error)
-        return None
 
     # -- removing
 
@@ -402,7 +313,7 @@ class Store:
         if pinned:
             raise UsageError(f"Checkpoint {pinned[0]} is pinned; unpin it first.")
         for id in ids:
-            self._manifests.remove(_known(id) + _MANIFEST)
+            self._manifests.remove(_known(id) + manifests.SUFFIX)
         self._catalog.remove(ids, ())
 
     def gc(
@@ -431,92 +342,17 @@ class Store:
             Locked: A checkpoint is being written.
             NotWritten: The disk is too full to rewrite a pack; what goes has gone.
         """
-        before = time.time() - grace
-        kind = fcntl.LOCK_SH if dry_run else fcntl.LOCK_EX
-        with self._locked("gc", kind, "The store"):
-            usage = Usage(self._counted(progress))
-            going = dict(self._garbage(usage.chunks.keys(), before))
-            if not dry_run:
-                names = [name.removesuffix(packs.SUFFIX) for _, name in going]
-                self._catalog.remove((), names)
-                for folder, name in going:
-                    folder.remove(name)
-        found = {
-            f"{folder.name}/{name}": size for (folder, name), size in going.items()
-        }
-        # Nothing is removed from here on: others may write while this takes its time.
-        with self._locked("gc", fcntl.LOCK_SH, "The store"):
-            sizes = rewriting.sizes(self._packs, before) if self._key else {}
-            for name, nbytes in usage.sparse(sizes).items():
-                if dry_run or self._rewrite(name, usage, progress):
-                    found[f"{self._packs.name}/{name}{packs.SUFFIX}"] = nbytes
-        return found
-
-    def _counted(self, progress: packs.Progress) -> Iterator[Signed]:
-        for id in _ids(self._manifests):
-            yield self.manifest(id)
-            with contextlib.suppress(FileNotFoundError):
-                progress(self._manifests.about(id + _MANIFEST).st_size)
-
-    def _rewrite(self, pack: str, usage: Usage, progress: packs.Progress) -> bool:
-        """Copy what is needed of a pack; False if it is damaged, and stays."""
-        names = iter(lambda: secrets.token_hex(16), "")
-        try:
-            moved = rewriting.copy(self._packs, usage.chunks[pack], names, progress)
-        except Damaged:
-            _log.warning("A pack could not be rewritten.", exc_info=True)
-            return False
-        self._packs.touch(pack + packs.SUFFIX)  # its grace begins
-        for id in sorted(usage.users[pack]):
-            with contextlib.suppress(Damaged):  # removed meanwhile
-                self._point_to(id, moved)
-        self._catalog.move(pack, moved.values())
-        return True
-
-    def _point_to(self, id: str, moved: dict[Chunk, Chunk]) -> None:
-        """Write a manifest again whose chunks are somewhere else now.
-
-        One that another process removes in this moment may come back, whole.
-        """
-        manifest, is_signed = self.manifest(id)
-        if not is_signed:  # exchanged meanwhile; it names the old pack, which stays
-            return
-        chunks = tuple(moved.get(chunk, chunk) for chunk in manifest.chunks)
-        manifest = msgspec.structs.replace(manifest, chunks=chunks)
-        text = format.encode(manifest, self._key)
-        self._manifests.publish(
-            id + _MANIFEST, lambda file: write_all(file, text), replaces=True
+        collector = Collector(
+            root=self._root,
+            packs=self._packs,
+            manifests=self._manifests,
+            locks=self._locks,
+            catalog=self._catalog,
+            key=self._key,
+            progress=progress,
         )
-
-    def _garbage(
-        self, needed: Collection[str], before: float
-    ) -> Iterator[tuple[tuple[Folder, str], int]]:
-        for folder in (self._packs, self._manifests, self._root):
-            for name in folder.names():
-                is_pack = folder is self._packs and name.endswith(packs.SUFFIX)
-                is_needed = name.removesuffix(packs.SUFFIX) in needed
-                if not (name.startswith(UNFINISHED) or (is_pack and not is_needed)):
-                    continue
-                try:
-                    found = folder.about(name)
-                except FileNotFoundError:  # of a writer, and finished meanwhile
-                    continue
-                if found.st_mtime <= before:
-                    yield (folder, name), found.st_size
-
-    @contextlib.contextmanager
-    def _locked(self, name: str, kind: int, what: str) -> Iterator[None]:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        with writing(f"{self._locks.name}/{name}"):
-            file = os.open(name, flags, 0o600, dir_fd=self._locks.descriptor)
-        try:
-            try:
-                fcntl.flock(file, kind | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Locked(f"{what} is being written by another process.") from None
-            yield
-        finally:
-            os.close(file)
+        unwritten = list(self._held.unwritten.values())
+        return collector.run(unwritten, dry_run=dry_run, grace=grace)
 
 
 def _known(id: str) -> str:
@@ -535,35 +371,6 @@ def _is_marked(root: Folder) -> bool:
 def _has_manifest(root: Folder, key: bytes | None) -> bool:
     """True for a store of ours all the same: its mark is lost, or damaged."""
     with contextlib.suppress(Refused):
-        manifests = Folder("checkpoints", root)
-        return any(True for _ in _everything(manifests, key))
+        folder = Folder("checkpoints", root)
+        return any(True for _ in manifests.everything(folder, key))
     return False
-
-
-def _ids(folder: Folder) -> list[str]:
-    names = [name for name in folder.names() if name.endswith(_MANIFEST)]
-    ids = [name.removesuffix(_MANIFEST) for name in names]
-    return [id for id in ids if format.ID.fullmatch(id)]
-
-
-def _manifest(folder: Folder, key: bytes | None, id: str) -> Signed:
-    data = folder.read(id + _MANIFEST, format.LIMIT)
-    try:
-        found, is_signed = format.decode(data, key)
-    except StoreError as error:
-        raise type(error)(f"Checkpoint {id}: {error}.") from error
-    if found.id != id:
-        raise Refused(f"Checkpoint {id}: its manifest says that it is {found.id}.")
-    return found, is_signed
-
-
-def _readable(
-    folder: Folder, key: bytes | None, ids: Iterable[str]
-) -> Iterator[Signed]:
-    for id in ids:
-        with contextlib.suppress(StoreError):
-            yield _manifest(folder, key, id)
-
-
-def _everything(folder: Folder, key: bytes | None) -> Iterator[Signed]:
-    return _readable(folder, key, _ids(folder))

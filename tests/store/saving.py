@@ -8,8 +8,9 @@ from typing import Any
 from gpurescue.store import packs
 from gpurescue.store.checkpointer import Checkpointer
 from gpurescue.store.format import Manifest, Storage, Tensor
+from gpurescue.store.plans import Contents
 from gpurescue.store.reading import Reader, described
-from gpurescue.store.store import Contents, Store
+from gpurescue.store.store import Store
 
 RUN = "0123456789abcdef"
 

@@ -18,8 +18,9 @@ from gpurescue.errors import Damaged, UsageError
 from gpurescue.store.exporting import FORMATS, Target, export
 from gpurescue.store.format import DTYPES
 from gpurescue.store.importing import import_
+from gpurescue.store.plans import Contents
 from gpurescue.store.reading import Reader
-from gpurescue.store.store import Contents, Store
+from gpurescue.store.store import Store
 
 pytestmark = [
     pytest.mark.thorough,

@@ -13,7 +13,8 @@ from gpurescue.errors import Damaged, Locked, Refused, UsageError
 from gpurescue.store import format
 from gpurescue.store.catalog import NAME as CATALOG
 from gpurescue.store.format import Storage, Tensor
-from gpurescue.store.store import Contents, Store
+from gpurescue.store.plans import Contents
+from gpurescue.store.store import Store
 
 LARGE = bytes(range(256)) * 1024
 VALUES = {"large": LARGE, "small": b"abc", "empty": b"", "again": LARGE}

@@ -208,6 +208,23 @@ def test_a_copy_in_memory_says_nothing_about_the_disk(store, program):
         done.wait()
 
 
+def test_what_it_needs_of_others_is_not_collected(store, program, monkeypatch):
+    """Of the checkpoint before it, which is removed, but for what both have."""
+    first = program.take(0)
+    assert isinstance(first, Manifest)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        program.take(1)
+    (row,) = store.unwritten()
+    store.remove([first.id])
+    for _ in range(2):
+        Store(store.path, key=KEY).gc(grace=0.0)
+    assert store.rows() == []
+    program.assert_has(store, row.id, 1, lazy=True)
+    assert isinstance(program.take(2), Manifest)
+    assert store.verify() == {}
+
+
 def test_two_runs_have_memories_of_their_own(store, program, monkeypatch):
     other = Checkpointer(store, "f" * 16, keeping=Keeping())
     with monkeypatch.context() as patch:
