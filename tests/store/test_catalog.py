@@ -84,8 +84,9 @@ def assert_right(store: Store, rows: list[catalog.Row]) -> None:
         "UPDATE checkpoints SET metrics = '[]'",
         "UPDATE checkpoints SET seal = x''",
         "DELETE FROM checkpoints",
-        "INSERT INTO checkpoints SELECT 'f' || substr(id, 2), run, number, parent, "
-        "created, nbytes, added, num_tensors, place, metrics, seal FROM checkpoints",
+        "INSERT INTO checkpoints SELECT 'ffffffff' || substr(id, 9), run, number, "
+        "parent, created, nbytes, added, num_tensors, place, metrics, seal "
+        "FROM checkpoints",
         "DROP TABLE chunks",
         "DROP INDEX by_run",
         "PRAGMA user_version = 2",

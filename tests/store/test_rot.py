@@ -30,7 +30,7 @@ from gpurescue.store.store import MARKER, Store
 
 KEY = b"k" * 32
 IS_LONG = os.environ.get("GPURESCUE_LONG") == "1"
-SMALL = 2**17  # of files up to this size the long form changes every byte
+SMALL = 2**17  # of files up to this size the long form changes all that is not 0
 
 
 class Training:
@@ -156,9 +156,9 @@ def names(whole: Whole, kind: str) -> list[str]:
 
 def places(whole: Whole, name: str, count: int) -> list[int]:
     """Which bytes of a file are changed: its ends, and some in between, or all."""
-    size = len(whole.files[name])
-    if IS_LONG and size <= SMALL:
-        return list(range(size))
+    data, size = whole.files[name], len(whole.files[name])
+    if IS_LONG and size <= SMALL:  # most of a catalogue is room for more
+        return [at for at in range(size) if data[at] or at % 16 == 0]
     ends = {*range(min(size, 4)), *range(max(0, size - 4), size)}
     drawn = random.Random(name).choices(range(size), k=count * 40 if IS_LONG else count)
     return sorted(ends.union(drawn))
