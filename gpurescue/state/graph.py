@@ -229,8 +229,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._lose(obj, str(error))
         except Exception:  # noqa: BLE001 - a user's __reduce__ may raise anything
             return self._lose(obj)
-        is_name = isinstance(made, str)
-        return self._lose(obj) if is_name and not _is_found_by_name(obj, made) else made
+        if isinstance(made, str):
+            return made if _is_found_by_name(obj, made) else self._lose(obj)
+        return made if _is_recipe(made) else self._lose(obj)
 
     def _of_tensor(self, tensor: Any) -> Any:
         name = self._names.get(id(tensor))
@@ -270,6 +271,19 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         kind = type(obj).__name__
         self.lost[id(obj)] = obj, f"{kind}: {why}" if why else kind
         return Lost, (kind,)
+
+
+def _is_recipe(made: Any) -> bool:
+    """True for what pickle takes; anything else would be the end of all of it."""
+    if type(made) is not tuple or not 2 <= len(made) <= 6:
+        return False
+    function, given, _, items, pairs, setter = (*made, None, None, None, None)[:6]
+    return (
+        callable(function)
+        and type(given) is tuple
+        and all(x is None or isinstance(x, Iterator) for x in (items, pairs))
+        and (setter is None or callable(setter))
+    )
 
 
 def _is_found_by_name(obj: Any, name: str | None = None) -> bool:

@@ -98,6 +98,11 @@ class Regular:
         except StoreError as error:
             self._fail(str(error))
             return
+        except Exception as error:  # noqa: BLE001 - the run goes on without it
+            _log.warning("A checkpoint was not begun.", exc_info=True)
+            kind = type(error).__name__
+            self._fail(f"this run's state could not be captured: {kind}: {error}.")
+            return
         if has_begun:
             self.is_wanted = False
             self._policy.began(now)

@@ -123,6 +123,23 @@ def test_an_object_that_refuses_is_named():
     assert found["x"][0].kind == "Refuses"
 
 
+@pytest.mark.parametrize(
+    "made",
+    [None, 7, (), (dict,), (dict, []), (7, ()), [dict, ()], (dict, (), None, [1]),
+     (dict, (), None, None, 7), (dict, (), None, None, None, 7), (dict,) * 7],
+    ids=repr,
+)  # fmt: skip
+def test_an_object_that_is_made_of_nonsense_is_named(made):
+    class Odd:
+        def __reduce__(self):
+            return made
+
+    found, captured = again({"x": [Odd(), 5]})
+    assert captured.lost == {"x[0]": "Odd"}
+    assert found["x"][0].kind == "Odd"
+    assert found["x"][1] == 5
+
+
 def test_random_streams_go_on():
     roots = {
         "a": random.Random(1),

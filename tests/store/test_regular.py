@@ -90,3 +90,19 @@ def test_a_disk_that_takes_nothing_is_told_once(tmp_path, monkeypatch, at) -> No
         assert "No space left on device" in told[0]
     assert len(told) == 1
     found.close()
+
+
+def test_a_state_that_cannot_be_captured_is_told_once(tmp_path) -> None:
+    class Odd(dict):
+        def __reduce__(self):
+            return dict, (), None, None, map(int, ["none"])
+
+    told: list[str] = []
+    found = regular(tmp_path / "s", OFTEN, {"x": Odd()})
+    found.on_problem = told.append
+    looked(found, lambda: told)
+    for number in range(1000, 1010):
+        found.look(sys._getframe(), number)
+    found.close()
+    (why,) = told
+    assert "could not be captured: ValueError: invalid literal" in why
