@@ -282,6 +282,11 @@ def build(live: Live, target: Target) -> Continuation:
     block, path = split(target.definition, target.path)
     body = remainders.remainder(block.body, path, target.head)
     is_inner = isinstance(block.owner, Held)
+    if is_inner != isinstance(live.block.owner, Held):
+        raise CannotResume(
+            f"{target.definition.name} is held by the guard of another block; go on "
+            "from an outer frame with %resume --frame N."
+        )
     if is_inner and block.is_protected_exit and remainders.leaves_early(body):
         raise CannotResume(
             f"Line {block.owner.lineno if isinstance(block.owner, Held) else 0} has a "

@@ -19,8 +19,8 @@ from types import FrameType
 from typing import Any
 
 from gpurescue.errors import PatchRejected
-from gpurescue.recovery import frames, own
-from gpurescue.recovery.handlers import depth_at, is_guarded
+from gpurescue.recovery import continuation, frames, own
+from gpurescue.recovery.handlers import depth_at, guarding_block
 from gpurescue.source import align, cells, locate, remainder
 from gpurescue.source import tree as trees
 from gpurescue.source.cells import Definition
@@ -156,7 +156,8 @@ def standing_before(frame: FrameType, definition: Definition) -> Path | None:
     path = locate.find(definition.scope.body, at) if at else None
     if at is None or at.is_ours or path is None:
         return None
-    if not is_guarded(frame.f_code, frame.f_lasti):
+    block, _ = continuation.split(definition, path)
+    if guarding_block(frame.f_code, frame.f_lasti) != block.index:
         return None  # of some statements the compiler leaves nothing but a line
     node = remainder.statement(definition.scope.body, path)
     first = locate.first_offset(frame.f_code, node)

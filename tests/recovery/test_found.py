@@ -55,6 +55,14 @@ match 1:
         async for i in ag(5):
             T(i)
 """
+CONTINUES_IN_TRY = """
+for i in [1, 2]:
+    try:
+        f(i)
+        continue
+    except ValueError:
+        pass
+"""
 
 
 def verdict(*parts: str, at: tuple[str, ...], edit: Edit) -> Verdict:
@@ -71,8 +79,16 @@ def verdict(*parts: str, at: tuple[str, ...], edit: Edit) -> Verdict:
         ((TARGET_BOUND,), ("call",), "was changed by"),
         ((ELEMENT_OF_BOUND,), ("call",), None),
         ((DEAD_ITERATOR, LOOP_OVER_IT), ("second",), "might lose an item"),
+        (("def f(i):\n    T(i, 'inner')\n", CONTINUES_IN_TRY), ("inner",), None),
     ],
-    ids=["two clauses", "one clause and another", "augmented", "element", "dead"],
+    ids=[
+        "two clauses",
+        "one clause and another",
+        "augmented",
+        "element",
+        "dead",
+        "jump",
+    ],
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_exact_or_refused(parts, at, refusal, edit):

@@ -1,7 +1,7 @@
 """Who up the live stack will handle an exception, asked before anything unwinds."""
 
 from gpurescue.recovery.handlers.course import forget, is_on_course
-from gpurescue.recovery.handlers.shapes import is_guarded
+from gpurescue.recovery.handlers.shapes import guarding_block
 from gpurescue.recovery.handlers.tables import depth_at
 from gpurescue.recovery.handlers.values import available
 from gpurescue.recovery.handlers.walk import Fate, fate
@@ -12,6 +12,6 @@ __all__ = [
     "depth_at",
     "fate",
     "forget",
-    "is_guarded",
+    "guarding_block",
     "is_on_course",
 ]

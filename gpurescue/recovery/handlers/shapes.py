@@ -28,6 +28,7 @@ HIDDEN = "__gr_"  # the variables of the guards themselves
 
 _LONGEST = 400
 _GUARD_PREFIX = 14
+_GUARD_QUESTION = 40  # instructions, up to the number of the block
 
 _LOAD_GLOBAL = OP["LOAD_GLOBAL"]
 _LOAD_NAMES = ops("LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
@@ -126,10 +127,29 @@ def is_guard(code: CodeType, target: int) -> bool:
     return found
 
 
-def is_guarded(code: CodeType, offset: int) -> bool:
-    """Whether what is raised at byte ``offset`` comes to a guard of ours first."""
+def guarding_block(code: CodeType, offset: int) -> int | None:
+    """The number of the block whose guard gets what is raised at byte ``offset``.
+
+    None where somebody else gets it first. It need not be the block that the source
+    shows: of a ``continue`` in a ``try`` the jump itself lies outside.
+    """
     entry = listing(code).entry(offset)
-    return entry is not None and is_guard(code, entry.target)
+    if entry is None or not is_guard(code, entry.target):
+        return None
+    return _asked_block(listing(code), entry.target)
+
+
+def _asked_block(code: Listing, target: int) -> int | None:
+    """The number that the guard at ``target`` asks with: its first one."""
+    at = target
+    for _ in range(_GUARD_QUESTION):
+        step = code.at(at)
+        if step.op == _LOAD_CONST and type(code.code.co_consts[step.arg]) is int:
+            return int(code.code.co_consts[step.arg])
+        at = step.after
+        if at >= len(code.bytes):
+            break
+    return None
 
 
 def _has_guard_shape(code: Listing, target: int) -> bool:
