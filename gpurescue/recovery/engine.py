@@ -16,7 +16,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import CellType, CodeType
 from typing import Any
 
@@ -71,10 +71,16 @@ class Body:
     """The statements of a ``%%resilient`` cell, compiled with guards in them.
 
     ``linecache`` must have the source under ``code.co_filename``.
+
+    Attributes:
+        code: The statements, or what is left of them.
+        namespace: The variables.
+        clock: Counts the loops that it is in, if those were begun in another process.
     """
 
     code: CodeType
     namespace: dict[str, Any]
+    clock: Clock = field(default_factory=Clock)
 
 
 class Run:
@@ -106,7 +112,7 @@ class Run:
         self.state = State.NEW
         self.suspension: Suspension | None = None
         self.error: BaseException | None = None
-        self.clock = Clock()
+        self.clock = body.clock
         if self.hooks.journal is not None:
             self.clock.marker = Marker(self.hooks.journal, body.namespace)
             self.clock.marks_all = self.hooks.marks_all

@@ -11,7 +11,8 @@ import itertools
 import operator
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from types import FrameType, GeneratorType
 from typing import Any, NamedTuple, Protocol
 
@@ -25,6 +26,11 @@ _NOT_COUNTED = "A loop is not counted."
 _IS_IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
 
 
+def tells(iterable: object, iterator: object) -> bool:
+    """True of the iterator of a range, and not of what was made from one before."""
+    return type(iterable) is range and type(iterator) is _OfRange
+
+
 def is_built_in(kind: type) -> bool:
     """True if nobody can change what instances do, as of types written in C."""
     return bool(kind.__flags__ & _IS_IMMUTABLE)
@@ -36,6 +42,26 @@ class Stand(NamedTuple):
     rounds: int
     total: int | None
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rounds:
+    """A loop that a frame is in.
+
+    Attributes:
+        iterator: What it asks for items.
+        items: The one that it was given and has not begun with, if there is one.
+        count: Rounds begun, the one of ``items`` included; 0 of a loop that is not
+            counted.
+        total: Rounds that there will be, if that is known.
+        tells: True if the iterator says itself how far it has come.
+    """
+
+    iterator: Any
+    items: tuple[Any, ...] = ()
+    count: int = 0
+    total: int | None = None
+    tells: bool = False
 
 
 class Counting(Protocol):
@@ -60,6 +86,13 @@ class Hand:
     What the loop gets is ``chain`` over ``segments``: by turns this object, for rounds
     that are looked at, and a ``map`` for the many that are not.
 
+    Args:
+        clock: It belongs to.
+        iterator: Gives the items.
+        depth: 0 of the outermost loop.
+        tells: True if the iterator says itself how far it has come, and nobody else
+            asks it: that of a range, and not of what was made from one.
+
     Attributes:
         due: The next round to look at.
         looked: The last round that was looked at, and when.
@@ -73,11 +106,11 @@ class Hand:
         "_advance",
         "_before",
         "_clock",
+        "_given",
         "_is_over",
         "_num_segment",
         "_passed",
         "_quick",
-        "_tells",
         "asks",
         "depth",
         "due",
@@ -85,23 +118,25 @@ class Hand:
         "looked",
         "round",
         "start",
+        "tells",
         "total",
     )
 
     def __init__(
         self,
         clock: Counting,
-        iterable: Iterable[Any],
         iterator: Iterator[Any],
         depth: int,
+        *,
+        tells: bool = False,
     ) -> None:
         self._clock = clock
         self.asks = iterator
-        # Of a range, not of what was made from one: nobody else may ask it.
-        self._tells = type(iterable) is range and type(iterator) is _OfRange
+        self.tells = tells
         self._advance = iterator.__next__
-        self._quick = iterator if self._tells else _safely_asked(iterator)
+        self._quick = iterator if tells else _safely_asked(iterator)
         self._before = 0  # rounds of the segments that are over
+        self._given: tuple[Any, ...] = ()
         self._passed: Iterator[Any] | None = None  # has one item for each round of it
         self._num_segment = 0
         self._is_over = False
@@ -112,6 +147,17 @@ class Hand:
         self.looked = (0, self.start)
         self.round: Any = None
         self.item: tuple[Any, ...] = ()
+
+    def go_on(self, count: int, items: tuple[Any, ...]) -> None:
+        """Take up a loop that was begun in another process.
+
+        Args:
+            count: Rounds that were begun there, the one of ``items`` included.
+            items: What the next round gets, before the iterator is asked.
+        """
+        self._before, self._given = count - len(items), items
+        if items:
+            self.due = count
 
     def segments(self) -> Iterator[Iterator[Any]]:
         """Iterators that give the loop's items, each some of them."""
@@ -148,11 +194,11 @@ class Hand:
             raise StopIteration
         self._before += 1
         try:
-            item = self._advance()
+            item = self._given[0] if self._given else self._advance()
         except StopIteration:
             self._before, self._is_over = self._before - 1, True
             raise
-        self.item = (item,)
+        self.item, self._given = (item,), ()
         try:
             self._clock.mark(self, item, sys._getframe(1))
         except Exception:  # noqa: BLE001
@@ -163,7 +209,7 @@ class Hand:
     def _unseen(self) -> Iterator[Any]:
         """The items of all rounds before the one that is due."""
         num = self.due - 1 - self._before
-        if self._tells:
+        if self.tells:
             self._passed = self.asks
             self._num_segment = operator.length_hint(self.asks)
             return itertools.islice(self.asks, num)
@@ -176,7 +222,7 @@ class Hand:
         """The segment is over: False if that is because there are no more items."""
         passed, self._passed = self._passed, None
         assert passed is not None
-        if self._tells:
+        if self.tells:
             left = operator.length_hint(passed)
             self._before += self._num_segment - left
             return left > 0

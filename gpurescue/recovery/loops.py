@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from gpurescue.protocols import Watcher
 from gpurescue.recovery import own
-from gpurescue.recovery.hands import Hand, Stand, hand_of, is_built_in
+from gpurescue.recovery.hands import Hand, Rounds, Stand, hand_of, is_built_in, tells
 from gpurescue.source.transform import GUARDS
 
 _log = logging.getLogger(__name__)
@@ -147,7 +147,8 @@ class Clock:
         """Listen to the loops of the calling thread."""
         self._thread = threading.get_ident()
         _clocks[self._thread] = self
-        _open.add(self)
+        if len(self._live) < MAX_HANDS:
+            _open.add(self)
 
     def stop(self) -> None:
         """Stop listening; the last reading stays."""
@@ -160,11 +161,21 @@ class Clock:
         depth = len(self._live)
         if depth >= MAX_HANDS:
             return reiterable(iterator)
-        hand = Hand(self, iterable, iterator, depth)
+        hand = Hand(self, iterator, depth, tells=tells(iterable, iterator))
         hand.total = length(iterable)
         self._past[depth:] = _NO_STANDS[depth:]
+        return self._begun(hand)
+
+    def rejoin(self, rounds: Rounds) -> Iterator[Any]:
+        """The iterator of a loop that was begun in another process, outermost first."""
+        hand = Hand(self, rounds.iterator, len(self._live), tells=rounds.tells)
+        hand.go_on(rounds.count, rounds.items)
+        hand.total = rounds.total
+        return self._begun(hand)
+
+    def _begun(self, hand: Hand) -> Iterator[Any]:
         self._live.append(weakref.ref(hand))
-        if depth == MAX_HANDS - 1:
+        if hand.depth == MAX_HANDS - 1:
             _open.discard(self)
         return hand.iterator()
 
@@ -180,6 +191,9 @@ class Clock:
             left = watcher.look(frame, self.num_rounds)
         except Exception:  # noqa: BLE001 - the run goes on, unseen
             _log.warning("Nobody watches this run any more.", exc_info=True)
+            self.watcher = None
+            return
+        if math.isinf(left):  # it has seen enough
             self.watcher = None
             return
         seconds = self._seconds[hand.depth]

@@ -17,7 +17,7 @@ alike.
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gpurescue.errors import CannotResume
@@ -56,34 +56,51 @@ def walk(body: Sequence[ast.stmt], path: Path) -> list[ast.stmt]:
     return found
 
 
+Entering = Callable[[Held, Step, list[ast.stmt]], list[ast.stmt]]
+
+
+def _not_again(node: Held, step: Step, rest: list[ast.stmt]) -> list[ast.stmt]:
+    raise CannotResume(
+        f"Line {node.lineno} holds a `{kind(node)}` block that cannot be entered "
+        "again; go on from an outer frame with %resume --frame N."
+    )
+
+
 def remainder(
-    body: Sequence[ast.stmt], path: Path, head: Sequence[ast.stmt]
+    body: Sequence[ast.stmt],
+    path: Path,
+    head: Sequence[ast.stmt],
+    enter: Entering = _not_again,
 ) -> list[ast.stmt]:
     """What runs from ``path`` on, with ``head`` in the place of that statement.
+
+    Args:
+        body: Statements of a function.
+        path: Where it stands.
+        head: What is left of the statement there.
+        enter: Gives the statements that go on inside a block with a live state, given
+            that, the step into it and what is left of it.
 
     Raises:
         CannotResume: A block on the way is one that cannot be entered again.
     """
     step, deeper = path[0], path[1:]
     if deeper:
-        first = _inside(body[step.at], step, deeper, head)
+        first = _inside(body[step.at], step, deeper, head, enter)
     else:
         first = list(head)
     return first + [trees.copied(node) for node in body[step.at + 1 :]]
 
 
 def _inside(
-    node: ast.stmt, step: Step, path: Path, head: Sequence[ast.stmt]
+    node: ast.stmt, step: Step, path: Path, head: Sequence[ast.stmt], enter: Entering
 ) -> list[ast.stmt]:
     block = trees.child_block(node, step.field, step.handler)
-    rest = remainder(block, path, head)
+    rest = remainder(block, path, head, enter)
     if isinstance(node, Loop) and step.field == "body":
         return [once(node, rest)]
     if isinstance(node, Held) and step.field != "orelse":
-        raise CannotResume(
-            f"Line {node.lineno} holds a `{kind(node)}` block that cannot be entered "
-            "again; go on from an outer frame with %resume --frame N."
-        )
+        return enter(node, step, rest)
     return rest
 
 

@@ -149,7 +149,11 @@ class Rest:
 
 
 def rest(
-    new: ast.stmt, failed: Failure, usable: Sequence[Operand], unstable: Set[str]
+    new: ast.stmt,
+    failed: Failure,
+    usable: Sequence[Operand],
+    unstable: Set[str],
+    instead: ast.expr | None = None,
 ) -> Rest:
     """What is left to run of a statement.
 
@@ -161,6 +165,7 @@ def rest(
         failed: The statement that failed.
         usable: Those of the operands whose values still hold.
         unstable: Of ``new``, as for ``operands``.
+        instead: Runs in the place of the part that failed; of what was not edited.
     """
     copied = trees.copied(new)
     operands.fix_slots(copied, unstable)
@@ -180,14 +185,25 @@ def rest(
         if id(twin) in left and not _is_begun(value, operand.node, failed.at):
             names[id(twin)] = operands.value_name(len(given))
             given[operands.value_name(len(given))] = value
-    if names:
-        _Reader(names).visit(copied)
+    put: dict[int, ast.expr] = {
+        key: ast.Name(id=name, ctx=ast.Load()) for key, name in names.items()
+    }
+    if instead is not None and failed.at is not None:
+        put[id(twins[id(failed.at)])] = instead
+    if put:
+        copied = _Reader(put).visit(copied)
     found = {id(operand.node) for operand, _ in pairs}
+    over = sorted({*given, *_hidden_in(instead)})
     return Rest(
-        nodes=tuple(_placed(copied, new, sorted(given))),
+        nodes=tuple(_placed(copied, new, over)),
         given=given,
         unused=tuple(o for o in usable if id(o.node) not in found),
     )
+
+
+def _hidden_in(node: ast.AST | None) -> set[str]:
+    found = (n.id for n in ast.walk(node or ast.Pass()) if isinstance(n, ast.Name))
+    return {name for name in found if trees.is_hidden(name)}
 
 
 def _header(node: ast.AST) -> Iterator[ast.AST]:
@@ -323,14 +339,18 @@ class _Decided:
 
 
 class _Reader(ast.NodeTransformer):
-    def __init__(self, names: dict[int, str]) -> None:
-        self.names = names
+    """Puts expressions in the places of others."""
+
+    def __init__(self, put: dict[int, ast.expr]) -> None:
+        self.put = put
 
     def visit(self, node: ast.AST) -> Any:
-        name = self.names.get(id(node))
-        if name is None:
+        found = self.put.get(id(node))
+        if found is None:
             return super().visit(node)
-        found = ast.copy_location(ast.Name(id=name, ctx=ast.Load()), node)
+        for inner in ast.walk(found):
+            if isinstance(inner, ast.expr):
+                ast.copy_location(inner, node)
         slot = getattr(node, "gr_slot", None)
         if slot is not None:
             found.gr_slot = slot  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ named by the path that leads to it.
 from __future__ import annotations
 
 import contextlib
+import copyreg
 import io
 import pickle
 import sys
@@ -17,13 +18,13 @@ import threading
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from types import FunctionType
+from types import CellType, FunctionType, GeneratorType
 from typing import Any
 
 import cloudpickle
 
 from gpurescue.errors import CannotResume
-from gpurescue.state import iterators, libraries
+from gpurescue.state import functions, iterators, libraries
 from gpurescue.state.loaders import rejoin
 from gpurescue.state.loaders.position import Position
 
@@ -31,7 +32,22 @@ from gpurescue.state.loaders.position import Position
 _CHANGED = (io.TextIOWrapper, io.BufferedIOBase, io.RawIOBase, memoryview)
 # Dtypes of tensors that torch writes, and does not read from the memory of others.
 _NOT_READ = ("torch.q", "torch.bits", "torch.float4")
+_new = copyreg.__newobj__  # type: ignore[attr-defined]
 _DEEPEST = 8  # steps of a path that is looked for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """What objects are of.
+
+    Attributes:
+        namespace: The globals of its functions.
+        generators: Says how a generator of its functions is pickled; None if not by
+            this. Raises CannotResume with the reason if it cannot be.
+    """
+
+    namespace: Mapping[str, object] | None = None
+    generators: Callable[[Any], tuple[Any, ...] | None] = lambda generator: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +118,7 @@ def capture(
     names: Mapping[int, str] = types.MappingProxyType({}),
     numbers: Numbers | None = None,
     without_gradient: Collection[int] = (),
+    program: Program = Program(),
 ) -> Captured:
     """Write the objects that some names lead to.
 
@@ -110,12 +127,18 @@ def capture(
         names: Of tensors that are kept elsewhere, by ``id``.
         numbers: Those of storages that are kept anyway.
         without_gradient: Ids of tensors whose gradients are left out.
+        program: What they are of.
     """
     file = io.BytesIO()
     pickler = _Pickler(file, names, numbers or Numbers())
     pickler.without_gradient = without_gradient
-    pickler.dump(dict(roots))
-    lost = _paths(roots, pickler.lost) if pickler.lost else {}
+    pickler.program = program
+    try:
+        pickler.dump(dict(roots))
+        lost = _paths(roots, pickler.lost) if pickler.lost else {}
+    finally:  # it holds itself, and would hold the objects until somebody collects it
+        pickler.clear_memo()
+        pickler.lost = {}
     storages = tuple(pickler.numbers.storages)
     return Captured(file.getvalue(), storages, tuple(pickler.buffers), lost)
 
@@ -130,12 +153,15 @@ class Parts:
         tensor: Gives a tensor by its name.
         iterators: Filled when the objects are made: those of DataLoaders, which are
             none yet before ``rejoin.go_on``.
+        namespace: The globals of functions that are made; what they use and is not
+            there is put there.
     """
 
     storage: Callable[[int], Any]
     buffers: Iterator[Any] | list[Any]
     tensor: Callable[[str], Any]
     iterators: list[Any] = field(default_factory=list)
+    namespace: dict[str, Any] = field(default_factory=dict)
 
 
 def rebuild(data: bytes | memoryview, parts: Parts) -> dict[str, Any]:
@@ -147,7 +173,8 @@ def rebuild(data: bytes | memoryview, parts: Parts) -> dict[str, Any]:
     """
     _here.parts = parts
     try:
-        found: dict[str, Any] = pickle.loads(data, buffers=parts.buffers)
+        with functions.loading_into(parts.namespace):
+            found: dict[str, Any] = pickle.loads(data, buffers=parts.buffers)
     finally:
         del _here.parts
     return found
@@ -191,6 +218,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.numbers = numbers
         self.lost: dict[int, tuple[Any, str]] = {}
         self.without_gradient: Collection[int] = ()
+        self.program = Program()
         self._names = names
         torch = sys.modules.get("torch")
         self._typed: Any = ()
@@ -216,11 +244,11 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return found
         if isinstance(obj, self._typed):
             return _storage, (self.numbers.of(obj._untyped_storage), obj.dtype)
-        found = super().reducer_override(obj)
-        if found is not NotImplemented:
+        found = self._of_code(obj)
+        if found is not None:
             return found
         if isinstance(obj, type | FunctionType):
-            return found if _is_found_by_name(obj) else self._lose(obj)
+            return NotImplemented if _is_found_by_name(obj) else self._lose(obj)
         if isinstance(obj, _CHANGED) and not isinstance(obj, io.BytesIO):
             return self._lose(obj)
         try:
@@ -231,7 +259,20 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._lose(obj)
         if isinstance(made, str):
             return made if _is_found_by_name(obj, made) else self._lose(obj)
-        return made if _is_recipe(made) else self._lose(obj)
+        return made if _is_recipe(made, obj) else self._lose(obj)
+
+    def _of_code(self, obj: Any) -> Any:
+        """A function, a cell or a class that nobody finds by its name."""
+        if type(obj) is CellType:
+            return functions.of_cell(obj)
+        if type(obj) is FunctionType:
+            found = functions.reduced(obj, self.program.namespace)
+            if found is not None:
+                return found
+        found = super().reducer_override(obj)
+        if found is NotImplemented:
+            return None
+        return functions.of_class(found) if isinstance(obj, type) else found
 
     def _of_tensor(self, tensor: Any) -> Any:
         name = self._names.get(id(tensor))
@@ -259,6 +300,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return type(tensor) in self._tensors and tensor.is_leaf and not tensor.__dict__
 
     def _reduced(self, obj: Any) -> Any:
+        if type(obj) is GeneratorType:
+            found = self.program.generators(obj)
+            if found is not None:
+                return found
         found = iterators.reduced(obj, _stand)
         if found is not None:
             return found
@@ -273,11 +318,13 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return Lost, (kind,)
 
 
-def _is_recipe(made: Any) -> bool:
+def _is_recipe(made: Any, obj: Any) -> bool:
     """True for what pickle takes; anything else would be the end of all of it."""
     if type(made) is not tuple or not 2 <= len(made) <= 6:
         return False
     function, given, _, items, pairs, setter = (*made, None, None, None, None)[:6]
+    if function is _new and given and given[0] is not obj.__class__:
+        return False  # what takes itself for another, as super() does
     return (
         callable(function)
         and type(given) is tuple

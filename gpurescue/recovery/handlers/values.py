@@ -32,21 +32,22 @@ class Layout:
     Attributes:
         code: Where the code object is.
         function: Where the function object is.
+        previous: Where the address of the frame that called is.
         entered: Where ``is_entry`` (3.11) or ``owner`` is.
     """
 
     code: int
     function: int
+    previous: int
     entered: int
 
 
 _LAYOUTS = {
-    (3, 11): Layout(code=32, function=0, entered=68),
-    (3, 12): Layout(code=0, function=16, entered=70),
-    (3, 13): Layout(code=0, function=16, entered=70),
+    (3, 11): Layout(code=32, function=0, previous=48, entered=68),
+    (3, 12): Layout(code=0, function=16, previous=8, entered=70),
+    (3, 13): Layout(code=0, function=16, previous=8, entered=70),
 }
 _INTERPRETER_FRAME = 24  # PyFrameObject.f_frame
-_PREVIOUS = 8  # _PyInterpreterFrame.previous on 3.12 and 3.13
 _LOCALSPLUS = 72
 _OWNED_BY_C_STACK = 3
 _MOST_REFERENCES = 1 << 32
@@ -55,6 +56,7 @@ _IS_ENTRY_FLAG = sys.version_info < (3, 12)
 _works = False
 _layout = _LAYOUTS.get(sys.version_info[:2], _LAYOUTS[3, 13])
 _ENTERED = _layout.entered
+_PREVIOUS = _layout.previous
 
 # The whole address space as arrays: indexing one is twice as fast as from_address().
 _space = 2**47 if ctypes.sizeof(ctypes.c_void_p) == 8 else 8
@@ -151,6 +153,11 @@ def called_from_c(frame: FrameType) -> bool:
     return not previous or _bytes[previous + _ENTERED] == _OWNED_BY_C_STACK
 
 
+def calls_straight(outer: FrameType, inner: FrameType) -> bool:
+    """Whether no other frame, such as the interpreter's own, stands between the two."""
+    return _words[interpreter_frame(inner) + _PREVIOUS >> 3] == interpreter_frame(outer)
+
+
 def available() -> bool:
     """Whether this interpreter's frames can be read."""
     return _works or _try()
@@ -207,7 +214,8 @@ def _self_test() -> bool:
         return False
     from_c = list(map(lambda _: called_from_c(sys._getframe()), (0,)))
     direct = (lambda: called_from_c(sys._getframe()))()
-    return from_c == [True] and direct is False
+    straight = (lambda: calls_straight(sys._getframe(1), sys._getframe()))()
+    return from_c == [True] and direct is False and straight
 
 
 def _reads(frame: FrameType, mark: _Mark) -> bool:

@@ -53,6 +53,11 @@ class Probe:
     fired: list[Place] = field(default_factory=list)
     _counts: Counter[Any] = field(default_factory=Counter)
 
+    @property
+    def out(self) -> list[Any]:
+        """The trace, as ``harness.Probe`` calls it."""
+        return self.trace
+
     def __repr__(self) -> str:
         return "T"
 
