@@ -30,6 +30,7 @@ REWRITINGS = (
     ),
     Rewriting(call="get_ipython().run_cell_magic('resume', ", awaited="ResumeMagics"),
     Rewriting(call="get_ipython().run_line_magic('resume', ", awaited="ResumeMagics"),
+    Rewriting(call="get_ipython().run_line_magic('restore', ", awaited="RestoreMagics"),
 )
 _REGISTRY = "await get_ipython().magics_manager.registry['{}'].awaited("
 

@@ -19,6 +19,7 @@ from gpurescue.magics.keeping import GpuRescue, Keeper
 from gpurescue.magics.look import LookMagics
 from gpurescue.magics.rendering import in_one_sentence
 from gpurescue.magics.resilient import ResilientMagics
+from gpurescue.magics.restore import RestoreMagics
 from gpurescue.magics.resume import ResumeMagics
 from gpurescue.magics.session import Session
 from gpurescue.magics.shell import Shell
@@ -30,7 +31,12 @@ from gpurescue.source.modules import Modules
 from gpurescue.state import compiling
 from gpurescue.state.device import TorchRuntime
 
-MAGICS: tuple[type[Commands], ...] = (ResilientMagics, ResumeMagics, LookMagics)
+MAGICS: tuple[type[Commands], ...] = (
+    ResilientMagics,
+    ResumeMagics,
+    RestoreMagics,
+    LookMagics,
+)
 
 _STALE = (
     "{} was edited after it was imported: its functions are not guarded until it is "

@@ -10,14 +10,14 @@ from gpurescue.magics import keeping, rendering, scripts
 from gpurescue.magics.files import Files
 from gpurescue.magics.keeping import Keeper
 from gpurescue.magics.panels import Panels
+from gpurescue.magics.scene import Scene
 from gpurescue.magics.scripts import Script
-from gpurescue.magics.session import Job, Options, Session
+from gpurescue.magics.session import GoingOn, Job, Options, Session
 from gpurescue.magics.shell import Shell
 from gpurescue.magics.waiting import Waiter
 from gpurescue.recovery.engine import State
 from gpurescue.recovery.plan import Action, Plan, Restart
 from gpurescue.source.modules import Modules
-from gpurescue.store.catalog import METRICS, WHERE
 
 _GIVE_UP = {Action.RAISE, Action.ABANDON}
 _HANDOVER = 0.0005
@@ -77,21 +77,24 @@ class Front:
         )
         return self._waiter(started)
 
+    def go_on_from(self, script: Script, options: Options, again: GoingOn) -> Waiter:
+        """``%restore``: start what is left of a run of another process."""
+        started = self.session.start(
+            script,
+            self.shell.output(),
+            options,
+            parks=options.park or self.shell.can_ask(),
+            again=again,
+        )
+        return self._waiter(started)
+
     def _attach(self, job: Job, budget: float | None) -> Callable[[], None]:
         """Have checkpoints of a run taken."""
         clock = job.run.clock
-        job.regular = self.keeper.regular(
-            self.keeper.variables(lambda: job.script.code, self.session.namespace),
-            lambda variables: {
-                WHERE: str(clock),
-                METRICS: self.keeper.metrics(variables),
-                "versions": keeping.versions(),
-            },
-            lambda frame: keeping.sources_of_run(
-                job.script.code, self.session.namespace, frame, self.modules
-            ),
-            budget,
+        scene = Scene(
+            lambda: job.script, self.session.namespace, self.modules, clock.__str__
         )
+        job.regular = self.keeper.regular(scene, budget, job.parent)
         clock.watcher = job.regular
         return lambda: keeping.ended(job.regular)
 

@@ -32,12 +32,28 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What a script is made from.
+
+    Attributes:
+        text: The body.
+        flags: Compiler flags in force, from ``from __future__`` in earlier cells.
+        interactivity: IPython's ``ast_node_interactivity``.
+    """
+
+    text: Text
+    flags: int
+    interactivity: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
     """A body that can be run, or take the place of one that is running."""
 
     text: Text
     code: CodeType
     definition: Definition
+    recipe: Recipe
 
 
 def compile_script(text: Text, *, flags: int, interactivity: str) -> Script:
@@ -51,6 +67,7 @@ def compile_script(text: Text, *, flags: int, interactivity: str) -> Script:
     Raises:
         SyntaxError: As the cell itself would.
     """
+    recipe = Recipe(text=text, flags=flags, interactivity=interactivity)
     flags |= _FLAGS
     tree = compile(text.source, text.filename, "exec", flags | ast.PyCF_ONLY_AST, True)
     unit = cells.unit(text.filename)
@@ -62,7 +79,7 @@ def compile_script(text: Text, *, flags: int, interactivity: str) -> Script:
         for index in shown:
             transform.display(body[index])
     code = cells.compile_unit(tree, text.filename, flags=flags, guard_body=True)
-    return Script(text=text, code=code, definition=unit.definitions[0])
+    return Script(text=text, code=code, definition=unit.definitions[0], recipe=recipe)
 
 
 def displayed(body: list[ast.stmt], source: str, interactivity: str) -> list[int]:

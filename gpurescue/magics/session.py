@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import functools
 import logging
 import threading
 from collections.abc import Callable
@@ -80,6 +81,7 @@ class Job:
         is_attached: True while a cell waits for it.
         skipped: Batches that were left out.
         regular: Takes its checkpoints; None if nobody does.
+        parent: The checkpoint that it has gone on from; None for none.
     """
 
     run: Run
@@ -90,6 +92,7 @@ class Job:
     is_attached: bool = False
     skipped: list[Skipped] = field(default_factory=list)
     regular: Regular | None = None
+    parent: str | None = None
 
     @property
     def is_alive(self) -> bool:
@@ -105,6 +108,31 @@ class Job:
     def is_patched(self) -> bool:
         """True if something was redefined since the run was parked."""
         return len(self.patches) > self.num_settled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoingOn:
+    """What a run goes on from that was begun in another process.
+
+    Attributes:
+        checkpoint: Its id.
+        body: What is left of the cell.
+        on_start: Called in the run's thread, just before it goes on.
+        edit: Redefines what was edited since, as soon as its frames are there.
+    """
+
+    checkpoint: str
+    body: Body
+    on_start: Callable[[], None]
+    edit: Callable[[Redefinitions], None]
+
+
+def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
+    def both() -> None:
+        first()
+        second()
+
+    return both
 
 
 class Session:
@@ -190,9 +218,22 @@ class Session:
     # -- starting --------------------------------------------------------------------
 
     def start(
-        self, script: Script, bind: Bind, options: Options, *, parks: bool
+        self,
+        script: Script,
+        bind: Bind,
+        options: Options,
+        *,
+        parks: bool,
+        again: GoingOn | None = None,
     ) -> Job:
         """Begin a run; the one before it must be over.
+
+        Args:
+            script: Its body.
+            bind: Says whose output the run's is.
+            options: How it is to be started.
+            parks: False to raise the user's exception instead of waiting.
+            again: What it goes on from, if it was begun in another process.
 
         Raises:
             UsageError: An option makes no sense; nothing has begun.
@@ -207,19 +248,25 @@ class Session:
             on_end=ends.close,
         )
         redefinitions = Redefinitions()
+        body = Body(code=script.code, namespace=self.namespace)
+        if again is not None:
+            body, hooks.on_start = again.body, _both(hooks.on_start, again.on_start)
         run = Run(
-            Body(code=script.code, namespace=self.namespace),
+            body,
             redefinitions=redefinitions,
             bus=self.bus,
             hooks=hooks,
             parks=parks,
         )
         job = Job(run=run, script=script, bind=bind)
+        job.parent = None if again is None else again.checkpoint
         hooks.on_wake = lambda: job.bind()
         redefinitions.subscribe(lambda old, new: self._patched(job, old, new))
         ends.callback(self.attach(job, options.budget))
         ends.callback(self.runtime.watch(foreign.held))
         self.prepare(redefinitions)
+        if again is not None:
+            body.clock.on_first = functools.partial(again.edit, redefinitions)
         self.job = job
         run.start()
         return job

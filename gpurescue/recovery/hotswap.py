@@ -21,6 +21,7 @@ from typing import Any
 from gpurescue.errors import PatchRejected
 from gpurescue.source import cells, versions
 from gpurescue.source.cells import Definition
+from gpurescue.source.remainder import BOX
 
 _PLAIN = (FunctionType, staticmethod, classmethod)
 _KEPT = {"__dict__", "__weakref__", "__doc__", "__module__", "__qualname__"}
@@ -391,7 +392,10 @@ def _running(codes: list[CodeType]) -> list[list[FunctionType]]:
         for thing in gc.get_objects():
             if type(thing) is FunctionType and thing.__code__.co_filename in files:
                 key = _identity(thing.__code__)
-                if key in found:
+                is_rest = thing.__code__.co_varnames[:1] == (
+                    BOX,
+                )  # runs once, as it is
+                if key in found and not is_rest:
                     found[key].append(thing)
     return [found[_identity(code)] for code in codes]
 

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Protocol
@@ -127,6 +127,7 @@ class Clock:
         marker: Marks tops of rounds: all of a loop where this costs less than
             ``BUDGET`` of a round's time; None to mark none.
         marks_all: True to mark them whatever it costs.
+        on_first: Called once, when a round is looked at for the first time.
         watcher: Sees the run at tops of rounds, as often as it wants; None for nobody.
     """
 
@@ -134,6 +135,7 @@ class Clock:
         self.marker: Marker | None = None
         self.marks_all = False
         self.watcher: Watcher | None = None
+        self.on_first: Callable[[], None] | None = None
         self._cost = math.inf
         self._gaps = [1] * MAX_HANDS
         self._seconds = [0.0] * MAX_HANDS  # of a round, when last looked at
@@ -181,6 +183,9 @@ class Clock:
 
     def mark(self, hand: Hand, item: Any, frame: FrameType) -> None:
         """A round is due to be looked at; it is marked if that is worth it."""
+        if self.on_first is not None:
+            first, self.on_first = self.on_first, None
+            first()
         self._mark(hand, item, frame)
         if self.watcher is not None:
             self._show(self.watcher, hand, frame)

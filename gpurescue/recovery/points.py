@@ -32,6 +32,18 @@ from gpurescue.source.residual import Failure, Span
 
 _GENERATORS = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _NOWHERE = (lambda: None).__code__
+_OF_GENERATOR = ("contextlib", "_GeneratorContextManager")
+_MANAGERS = {  # they keep what they need in themselves, and all else is a mode
+    ("contextlib", "nullcontext"),
+    ("contextlib", "suppress"),
+    ("torch.autograd.grad_mode", "no_grad"),
+    ("torch.autograd.grad_mode", "enable_grad"),
+    ("torch.autograd.grad_mode", "set_grad_enabled"),
+    ("torch.amp.autocast_mode", "autocast"),
+    ("tqdm.std", "tqdm"),
+    ("tqdm.notebook", "tqdm_notebook"),
+    ("tqdm.asyncio", "tqdm_asyncio"),
+}
 CALL = "__gr_call__"  # hidden variables of a statement whose call was begun elsewhere
 GIVEN = "__gr_given__"
 INSTANCE = "__gr_made__"
@@ -147,7 +159,30 @@ def _exits(held: HeldFrame) -> tuple[Any, ...]:
     found = [x for frame in _frames_of(held) for x in inside.exits(frame)]
     if len(found) != sum(isinstance(node, ast.With) for node in blocks):
         raise CannotResume(f"The `with` blocks of {held.name} are not found.")
+    for leave in found:
+        _check_manager(held, leave)
     return tuple(found)
+
+
+def _check_manager(held: HeldFrame, leave: Any) -> None:
+    """Refuse a manager of which it is not known that all it has done is in its object.
+
+    It is not entered again: what it had done is there, as are thread-local modes.
+    """
+    manager = getattr(leave, "__self__", None)
+    kind = type(manager)
+    own = getattr(leave, "__func__", None)
+    code = getattr(own, "__code__", None)
+    is_users = code is not None and frames.has_guards(code)
+    if is_users or (kind.__module__, kind.__qualname__) in _MANAGERS:
+        return
+    if (kind.__module__, kind.__qualname__) == _OF_GENERATOR:
+        if frames.has_guards(manager.gen.gi_code):  # type: ignore[union-attr]
+            return
+    raise CannotResume(
+        f"{held.name} is in a `with` block of {kind.__module__}.{kind.__qualname__}, "
+        "which cannot be entered again in another process."
+    )
 
 
 def _frames_of(held: HeldFrame) -> list[FrameType]:

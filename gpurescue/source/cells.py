@@ -9,8 +9,10 @@ version of a module's file has a name of its own (``versions``).
 from __future__ import annotations
 
 import ast
+import hashlib
 import io
 import linecache
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import CodeType
@@ -98,6 +100,8 @@ class Unit:
         return lines[number - 1] if 0 < number <= len(lines) else ""
 
 
+_OF_VERSION = re.compile(r" \(version \d+, [0-9a-f]{6}\)\Z")
+
 _units: dict[str, Unit] = {}
 _versions: dict[str, list[Unit]] = {}
 
@@ -128,13 +132,43 @@ def version(source: str, path: str) -> Unit:
     for found in known:
         if found.source == source:
             return found
-    name = f"{path} (version {len(known) + 1})"
+    # With a part of its digest: another process may have another first version.
+    digest = hashlib.sha256(source.encode()).hexdigest()[:6]
+    return _kept_version(source, f"{path} (version {len(known) + 1}, {digest})", path)
+
+
+def _kept_version(source: str, name: str, path: str) -> Unit:
     made = parse(source, name, path)
-    lines = io.StringIO(source).readlines()
-    linecache.cache[name] = (len(source), None, lines, name)
-    known.append(made)
+    _remember(name, source)
+    _versions.setdefault(path, []).append(made)
     _units[name] = made
     return made
+
+
+def _remember(name: str, source: str) -> None:
+    lines = io.StringIO(source).readlines()
+    linecache.cache[name] = (len(source), None, lines, name)
+
+
+def adopt(name: str, source: str) -> None:
+    """Have a source of another process, for code that was made from it there.
+
+    One of that name that is here already stays.
+
+    Args:
+        name: Of a cell's source, or of a version of a module's file.
+        source: Its text.
+
+    Raises:
+        SyntaxError: As ``compile`` would.
+    """
+    if unit(name) is not None:
+        return
+    path = _OF_VERSION.sub("", name)
+    if path != name:
+        _kept_version(source, name, path)
+    else:
+        _remember(name, source)
 
 
 def unit(filename: str) -> Unit | None:

@@ -11,7 +11,7 @@ import json
 import random
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -21,6 +21,7 @@ from gpurescue.state.loaders import rejoin
 from gpurescue.state.named import tree
 
 Bytes = bytes | memoryview
+_NONE = graph.Program()
 _MOST_SIZES = 64  # most of torch refuses tensors with more dimensions
 
 
@@ -52,13 +53,37 @@ class Captured:
     moving: frozenset[int]
 
 
-def capture(variables: Mapping[str, object], dtypes: Iterable[str]) -> Captured:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """A program at a boundary, as it is: nothing of it is taken yet.
+
+    Attributes:
+        variables: By name; see ``variables_of``.
+        notes: Plain facts about it.
+        sources: Texts of its code, by the name of each.
+        program: What its functions and generators are.
+        is_whole: True if its frames are there, so that it can go on from here.
+    """
+
+    variables: Mapping[str, object]
+    notes: dict[str, Any] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+    program: graph.Program = _NONE
+    is_whole: bool = True
+
+
+def capture(
+    variables: Mapping[str, object],
+    dtypes: Iterable[str],
+    program: graph.Program = _NONE,
+) -> Captured:
     """Capture what variables lead to; called where the program stands still.
 
     Args:
         variables: By name; see ``variables_of``.
         dtypes: Of the tensors that are taken by name, as torch names them; others, and
             what has too many dimensions, are a part of the objects.
+        program: What its functions and generators are.
     """
     streams = read_streams()
     known, kinds = tree(variables), _dtypes(dtypes)
@@ -71,7 +96,7 @@ def capture(variables: Mapping[str, object], dtypes: Iterable[str]) -> Captured:
     numbers = graph.Numbers()
     of = {name: numbers.of(t.untyped_storage()) for name, t in tensors.items()}
     names = {id(tensor): name for name, tensor in reversed(tensors.items())}
-    found = graph.capture(variables, names, numbers, dead)
+    found = graph.capture(variables, names, numbers, dead, program)
     gradients = tensors.keys() & known.gradients.keys()
     return Captured(
         tensors=tensors,

@@ -12,14 +12,13 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from gpurescue.errors import Locked, NotWritten, StoreError, Torn
-from gpurescue.state.capture import capture
+from gpurescue.state.capture import State, capture
 from gpurescue.store.devices import is_capturing
 from gpurescue.store.format import DTYPES, Manifest
 from gpurescue.store.jobs import Job, job_of
@@ -37,7 +36,6 @@ from gpurescue.store.tidying import tidy
 
 _log = logging.getLogger(__name__)
 
-_NO_SOURCES: Mapping[str, str] = MappingProxyType({})
 _IS_IN_THE_WAY = (NotWritten, Locked)  # of what could be written later
 _IN_MEMORY = (
     "The newest checkpoints stay in the memory of this process until the run is over; "
@@ -146,20 +144,13 @@ class Checkpointer:
         """True while one is being copied or written."""
         return self._job is not None
 
-    def take(
-        self,
-        variables: Mapping[str, object],
-        notes: dict[str, Any],
-        sources: Mapping[str, str] = _NO_SOURCES,
-    ) -> bool:
-        """Begin a checkpoint of what variables lead to; training stands still.
+    def take(self, state: State) -> bool:
+        """Begin a checkpoint of a program; training stands still.
 
         The first time only room is made for it, in the background.
 
         Args:
-            variables: By name, as ``capture.variables_of`` gives them.
-            notes: Plain facts, for the manifest.
-            sources: Texts of the code that runs, by the name of each.
+            state: What it is of.
 
         Returns:
             False if it has not begun: an earlier one, or making room, is not done yet.
@@ -172,12 +163,12 @@ class Checkpointer:
             self.counts.waited += 1
             return False
         with _nothing_collected():
-            captured = capture(variables, DTYPES)
+            captured = capture(state.variables, DTYPES, state.program)
             memory = memory_of(captured)
             if not self._has_room(memory):
                 return False
             snapshot = self._snapshotter.take(memory)
-            job = job_of(captured, snapshot, notes, sources)
+            job = job_of(captured, snapshot, state.notes, state.sources)
         with self._changed:
             self._job = job
             self._changed.notify_all()

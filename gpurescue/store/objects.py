@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gpurescue.errors import Refused
-from gpurescue.state.capture import write_streams
+from gpurescue.source import cells
+from gpurescue.state.capture import rebuilt, write_streams
 from gpurescue.state.finding import Found, find
 from gpurescue.state.graph import Parts, rebuild
-from gpurescue.store.jobs import BUFFERS, GRAPH, STREAMS
+from gpurescue.store.jobs import BUFFERS, CODE, GRAPH, SOURCE, STREAMS
 from gpurescue.store.reading import Reader
 from gpurescue.store.store import Store
 
@@ -18,10 +22,23 @@ _OWN = {"params"}  # of a parameter group: what its optimizer keeps
 _LINKS = {"optimizer", "_schedulers", "lr_lambdas"}  # of a scheduler: to live objects
 
 
-def load(store: Store, id: str) -> dict[str, Any]:
+def load(
+    store: Store,
+    id: str,
+    namespace: dict[str, Any] | None = None,
+    *,
+    goes_on: bool = False,
+) -> dict[str, Any]:
     """The variables of a checkpoint, as they were, by name.
 
     What shared memory shares it again, and the checkpoint is not written to.
+
+    Args:
+        store: Where it is.
+        id: Which one.
+        namespace: The globals of functions in it; what they use and is not there is
+            put there. Nobody's, if None.
+        goes_on: Put random streams back, and have iterators of DataLoaders go on.
 
     Raises:
         Refused: It was not signed with the user's key: to make objects of it would
@@ -38,7 +55,25 @@ def load(store: Store, id: str) -> dict[str, Any]:
     first = len(manifest.storages) - int(manifest.notes.get(BUFFERS, 0))
     buffers = [reader.bytes_of(n) for n in range(first, len(manifest.storages))]
     parts = Parts(reader.storage, buffers, reader.tensor)
+    if namespace is not None:
+        parts = dataclasses.replace(parts, namespace=namespace)
+    adopt_sources(reader)
+    if goes_on:
+        return rebuilt(reader.sealed(GRAPH), reader.object(STREAMS), parts)
     return rebuild(reader.sealed(GRAPH), parts)
+
+
+def adopt_sources(reader: Reader) -> None:
+    """Have the sources of a checkpoint's code: tracebacks and continuations need them.
+
+    Raises:
+        Damaged: Their bytes are not those that were written.
+    """
+    known = reader.manifest.objects
+    names = json.loads(bytes(reader.sealed(CODE))) if CODE in known else {}
+    for name, digest in names.items():
+        with contextlib.suppress(SyntaxError):  # of another version of Python
+            cells.adopt(name, bytes(reader.sealed(f"{SOURCE}{digest}")).decode())
 
 
 def make_ready(saved: Mapping[str, Any], live: Mapping[str, Any]) -> None:

@@ -7,14 +7,15 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 from gpurescue.errors import Locked, RescueError, StoreError, Torn
+from gpurescue.state.capture import State
 from gpurescue.store.checkpointer import Checkpointer
 from gpurescue.store.format import Manifest
 from gpurescue.store.policy import Policy, Settings
 
 _log = logging.getLogger(__name__)
+_HOPE = 60.0  # seconds
 _PAUSE = 0.5  # seconds between two looks; the policy compares rounds by them
 
 Reported = Callable[[Manifest | StoreError], None]
@@ -29,9 +30,7 @@ class Regular:
     Args:
         opened: Makes the checkpointer, given what is to be told of each checkpoint.
         settings: How often.
-        variables: What a run that stands in a frame consists of, by name.
-        notes: Plain facts about the run, given its variables.
-        sources: Texts of the code that runs, by the name of each.
+        state: What a run that stands in a frame consists of.
 
     Attributes:
         on_problem: Told once why there are no checkpoints, or no longer.
@@ -41,19 +40,15 @@ class Regular:
         self,
         opened: Callable[[Reported], Checkpointer],
         settings: Settings,
-        *,
-        variables: Callable[[FrameType], dict[str, Any]],
-        notes: Callable[[dict[str, Any]], dict[str, Any]] = lambda variables: {},
-        sources: Callable[[FrameType], dict[str, str]] = lambda frame: {},
+        state: Callable[[FrameType], State],
     ) -> None:
         self.on_problem: Callable[[str], None] = _log.warning
         self.checkpointer: Checkpointer | None = None
         self.is_wanted = False
         self._opened = opened
-        self._variables = variables
-        self._notes = notes
-        self._sources = sources
+        self._state = state
         self._policy = Policy(settings, time.monotonic())
+        self._hoped: float | None = None  # since when for a place to go on from
         self._opening: threading.Thread | None = None
         self._has_failed = False
         self._is_told = False
@@ -91,10 +86,10 @@ class Regular:
         if self.checkpointer.is_busy:
             return
         try:
-            variables = self._variables(frame)
-            has_begun = self.checkpointer.take(
-                variables, self._notes(variables), self._sources(frame)
-            )
+            state = self._state(frame)
+            if not state.is_whole and self._may_hope(now):
+                return
+            has_begun = self.checkpointer.take(state)
         except StoreError as error:
             self._fail(str(error))
             return
@@ -104,9 +99,15 @@ class Regular:
             self._fail(f"this run's state could not be captured: {kind}: {error}.")
             return
         if has_begun:
-            self.is_wanted = False
+            self.is_wanted, self._hoped = False, None
             self._policy.began(now)
             self._policy.stalled(self.checkpointer.stall)
+
+    def _may_hope(self, now: float) -> bool:
+        """True for a while where a run could not go on from: others may be better."""
+        if self._hoped is None:
+            self._hoped = now
+        return now - self._hoped < _HOPE
 
     def _open(self) -> None:
         if self._opening is None:

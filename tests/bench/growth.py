@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
+from gpurescue.state.capture import State
 from gpurescue.store.checkpointer import Checkpointer, Keeping
 from gpurescue.store.retention import Rules
 from gpurescue.store.store import Store
@@ -60,7 +61,7 @@ def stall_of(num_tensors: int, nbytes: int, num_rounds: int) -> float:
             with torch.no_grad():
                 for parameter in model.layers:
                     parameter.add_(1.0)
-            while not checkpointer.take({"model": model}, {}):
+            while not checkpointer.take(State(variables={"model": model})):
                 checkpointer.wait()
             if number >= 2:
                 found.append(checkpointer.stall)
@@ -83,7 +84,7 @@ def durable_at(counts: list[int]) -> dict[int, float]:
             tensors[len(taken) % 444].add_(1.0)
             checkpointer.wait()
             begun = time.perf_counter()
-            while not checkpointer.take({"t": tensors}, {}):
+            while not checkpointer.take(State(variables={"t": tensors})):
                 checkpointer.wait()
             checkpointer.wait()
             taken.append(time.perf_counter() - begun)
@@ -104,7 +105,7 @@ def added_for(num_training: int, nbytes: int) -> float:
             with torch.no_grad():
                 for parameter in training:
                     parameter.add_(1.0)
-            while not checkpointer.take({"model": model}, {}):
+            while not checkpointer.take(State(variables={"model": model})):
                 checkpointer.wait()
             checkpointer.wait()
         checkpointer.close()

@@ -30,6 +30,7 @@ from stalls import Training
 from gpurescue.recovery.engine import Body, Run
 from gpurescue.recovery.hooks import Hooks
 from gpurescue.source import cells
+from gpurescue.state.capture import State
 from gpurescue.state.device import TorchRuntime
 from gpurescue.store.checkpointer import Checkpointer
 from gpurescue.store.policy import Settings
@@ -89,7 +90,7 @@ class _Guarded:
             store = Store(self.folder, create=True)
             return Checkpointer(store, "0123456789abcdef", on_done=report)
 
-        return Regular(opened, Settings(), variables=lambda frame: variables)
+        return Regular(opened, Settings(), lambda frame: State(variables=variables))
 
 
 def figures(quick: bool) -> dict[str, Any]:

@@ -36,6 +36,7 @@ import torch.distributed.checkpoint as dcp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from gpurescue.state.capture import State
 from gpurescue.state.named import named
 from gpurescue.store import packs
 from gpurescue.store.checkpointer import Checkpointer
@@ -151,7 +152,7 @@ class Ways:
             store = Store(self.folder / "store", create=True)
             self.checkpointer = Checkpointer(store, RUN, on_done=self._published)
         variables = {"model": self.training.model, "optimizer": self.training.optimizer}
-        while not self.checkpointer.take(variables, {}):
+        while not self.checkpointer.take(State(variables=variables)):
             self.checkpointer.wait()
         return self._wait
 

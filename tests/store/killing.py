@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from gpurescue.state.capture import State
 from gpurescue.store.checkpointer import Checkpointer, Keeping
 from gpurescue.store.retention import Rules
 from gpurescue.store.store import Store
@@ -46,7 +47,7 @@ def train(path: Path, told: int) -> None:
     keeping = Keeping(rules=rules)
     checkpointer = Checkpointer(store, RUN, keeping=keeping, on_done=done.append)
     for number, variables in enumerate(steps()):
-        checkpointer.take(variables, {"step": number})
+        checkpointer.take(State(variables=variables, notes={"step": number}))
         while done:
             os.write(told, f"{done.pop(0).id}\n".encode())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
+from gpurescue.state.capture import State
 from gpurescue.store import packs
 from gpurescue.store.checkpointer import Checkpointer
 from gpurescue.store.format import Manifest, Storage, Tensor
@@ -91,7 +92,7 @@ def checkpoint(store: Store, variables: dict[str, Any]) -> Reader:
     """Take one checkpoint of what variables lead to."""
     done: list[Any] = []
     checkpointer = Checkpointer(store, RUN, on_done=done.append)
-    while not checkpointer.take(variables, {}):
+    while not checkpointer.take(State(variables=variables)):
         assert checkpointer.wait(30)
     checkpointer.close()
     (manifest,) = done

@@ -16,7 +16,7 @@ import saving
 import torch
 
 from gpurescue.errors import Locked, NotWritten, StoreError
-from gpurescue.state.capture import write_streams
+from gpurescue.state.capture import State, write_streams
 from gpurescue.state.graph import Parts, rebuild
 from gpurescue.store.checkpointer import Checkpointer
 from gpurescue.store.jobs import BUFFERS, GRAPH, STREAMS
@@ -47,7 +47,7 @@ def objects_of(store: Store, id: str):
 
 def take(checkpointer: Checkpointer, variables, notes) -> None:
     """Take one, whatever it waits for."""
-    while not checkpointer.take(variables, notes):
+    while not checkpointer.take(State(variables=variables, notes=notes)):
         assert checkpointer.wait(30)
 
 
@@ -145,7 +145,7 @@ def test_one_at_a_time(store, checkpointer, monkeypatch) -> None:
     monkeypatch.setattr(Store, "publish", slow)
     take(checkpointer, {"x": torch.ones(9)}, {})
     holding.wait(30)
-    assert not checkpointer.take({"x": torch.ones(9)}, {})
+    assert not checkpointer.take(State(variables={"x": torch.ones(9)}))
     go_on.set()
     assert checkpointer.wait(30)
     assert checkpointer.counts.waited == 1
@@ -235,7 +235,7 @@ def test_what_cannot_be_captured_is_named(store, checkpointer, done) -> None:
 def test_without_any_memory_it_is_refused(store, checkpointer, monkeypatch) -> None:
     monkeypatch.setattr(MEMORY, lambda: 1_000_000)
     with pytest.raises(NotWritten, match=r"25%.*1 MiB.*goes on without"):
-        checkpointer.take({"x": torch.ones(100_000)}, {})
+        checkpointer.take(State(variables={"x": torch.ones(100_000)}))
 
 
 MEMORY = "gpurescue.store.room._available_memory"
@@ -314,7 +314,7 @@ def test_old_checkpoints_go_as_new_ones_come(store, checkpointer, done) -> None:
 
 def test_memory_of_other_devices_is_refused(store, checkpointer) -> None:
     with pytest.raises(NotWritten, match="on the device meta"):
-        checkpointer.take({"x": torch.ones(3, device="meta")}, {})
+        checkpointer.take(State(variables={"x": torch.ones(3, device="meta")}))
 
 
 class Probe:
@@ -347,7 +347,7 @@ def test_no_cycles_are_looked_for_while_training_stands_still(
 def test_texts_of_code_are_written_once(store, checkpointer, done) -> None:
     sources = {"one": "x = 1\n", "two": "y = 2\n", "copy": "x = 1\n"}
     for number in range(2):
-        while not checkpointer.take({"n": number}, {}, sources):
+        while not checkpointer.take(State(variables={"n": number}, sources=sources)):
             assert checkpointer.wait(30)
         assert checkpointer.wait(30)
     first, second = done

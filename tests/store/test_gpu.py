@@ -12,6 +12,7 @@ import torch
 from test_checkpointer import objects_of, take
 
 from gpurescue.errors import StoreError
+from gpurescue.state.capture import State
 from gpurescue.state.named import named
 from gpurescue.store.checkpointer import Checkpointer
 from gpurescue.store.jobs import DEVICES
@@ -123,7 +124,7 @@ def test_checkpoints_change_nothing_of_the_training(checkpointer) -> None:
     other = Training()
     for number in range(30):
         if number % 3 == 0:
-            checkpointer.take(other.variables(), {})
+            checkpointer.take(State(variables=other.variables()))
         other.step()
     assert checkpointer.wait(60)
     assert checkpointer.counts.published
@@ -265,7 +266,7 @@ def test_nothing_is_taken_while_a_graph_is_captured(checkpointer) -> None:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         value.mul_(2)
-        assert not checkpointer.take({"value": value}, {})
+        assert not checkpointer.take(State(variables={"value": value}))
     graph.replay()
     assert float(value[0]) == 2.0
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from gpurescue.errors import UsageError
 from gpurescue.state import slots
-from gpurescue.state.capture import zeroed
+from gpurescue.state.capture import State, zeroed
 from gpurescue.state.iterators import Loop
 from gpurescue.state.named import tree
 from gpurescue.store import objects
@@ -122,7 +122,7 @@ def test_a_run_that_accumulates_tears_no_checkpoint(store: Store) -> None:
     expected = []
     while len(done) < 4:
         copied = copy.deepcopy(gradients(live["net"]))
-        if checkpointer.take(live, {}):
+        if checkpointer.take(State(variables=live)):
             expected.append(copied)
         live["net"](torch.randn(8, 300)).sum().backward()
         checkpointer.wait(30)

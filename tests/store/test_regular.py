@@ -11,6 +11,7 @@ import pytest
 import saving
 import torch
 
+from gpurescue.state.capture import State
 from gpurescue.store.checkpointer import Checkpointer
 from gpurescue.store.policy import Settings
 from gpurescue.store.reading import Reader
@@ -24,7 +25,7 @@ def regular(path, settings, variables):
     def opened(report):
         return Checkpointer(Store(path, create=True), saving.RUN, on_done=report)
 
-    return Regular(opened, settings, variables=lambda frame: variables)
+    return Regular(opened, settings, lambda frame: State(variables=variables))
 
 
 def looked(found: Regular, until) -> None:

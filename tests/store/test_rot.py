@@ -19,6 +19,7 @@ import saving
 import torch
 
 from gpurescue.errors import Damaged, StoreError
+from gpurescue.state.capture import State
 from gpurescue.state.named import named
 from gpurescue.store import restore as restoring
 from gpurescue.store.catalog import NAME as CATALOG
@@ -116,7 +117,9 @@ def whole(tmp_path_factory) -> Whole:
     checkpointer = Checkpointer(store, saving.RUN, on_done=made.append)
     for dead in (torch.randn(2**19), 0, 0, 0):
         training.step()
-        while not checkpointer.take({**vars(training), "dead": dead}, {"where": "x"}):
+        while not checkpointer.take(
+            State(variables={**vars(training), "dead": dead}, notes={"where": "x"})
+        ):
             assert checkpointer.wait(30)
         assert checkpointer.wait(30)
     checkpointer.close()

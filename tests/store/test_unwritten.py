@@ -16,6 +16,7 @@ import torch
 from test_faults import CALLS, Disk
 
 from gpurescue.errors import Damaged, Locked, NotWritten, Torn
+from gpurescue.state.capture import State
 from gpurescue.store import exporting, held, objects, tables
 from gpurescue.store import restore as restoring
 from gpurescue.store.checkpointer import Checkpointer, Keeping
@@ -41,7 +42,7 @@ class Program:
         with torch.no_grad():
             self.net.weight.fill_(step)
         given = {"frozen": self.frozen, "net": self.net}
-        while not self.checkpointer.take(given, {"step": step}):
+        while not self.checkpointer.take(State(variables=given, notes={"step": step})):
             assert self.checkpointer.wait(30)
         assert self.checkpointer.wait(30)
         return self.done[-1]
@@ -252,7 +253,7 @@ def test_memory_of_a_device_is_copied_to_the_end(store, monkeypatch, name, at):
     checkpointer._snapshotter = Snapshotter(lane=far.Lane)
     disk = Disk(monkeypatch, name)
     disk.fails_at = at
-    while not checkpointer.take({"tensors": tensors}, {}):
+    while not checkpointer.take(State(variables={"tensors": tensors})):
         assert checkpointer.wait(30)
     optimizer.step()
     assert checkpointer.wait(60)
@@ -285,7 +286,7 @@ def test_what_is_torn_is_not_kept_either(store, monkeypatch):
     tensor = torch.zeros(100_000)
     with open(store.path / "locks" / "gc", "wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        while not checkpointer.take({"x": tensor}, {}):
+        while not checkpointer.take(State(variables={"x": tensor})):
             assert checkpointer.wait(30)
         tensor.numpy()[:] += 1  # before it was copied, and no optimizer says so
         go_on.set()
@@ -304,7 +305,7 @@ def test_what_is_out_of_date_is_not_written_last(store, monkeypatch):
             if not done:
                 patch.setattr(os, "pwrite", full)
             patch.setattr("gpurescue.store.room._available_memory", lambda: 300 * 2**20)
-            while not checkpointer.take({"x": tensor}, {}):
+            while not checkpointer.take(State(variables={"x": tensor})):
                 assert checkpointer.wait(30)
             assert checkpointer.wait(60)
     assert [type(one) for one in done] == [NotWritten, Manifest]

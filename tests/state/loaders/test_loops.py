@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from training import Training  # noqa: E402
 
-from gpurescue.magics import keeping  # noqa: E402
+from gpurescue.magics import scene  # noqa: E402
 from gpurescue.recovery.engine import State  # noqa: E402
 from gpurescue.state import capture  # noqa: E402
 from gpurescue.state.graph import Parts  # noqa: E402
@@ -32,7 +32,7 @@ class Watcher:
         if self.found is None and len(self.training.seen) == NUM_ROUNDS:
             code = compile("loader, model, optimizer", "<cell>", "exec")
             names = self.training.names
-            variables = keeping.variables_of_run(code, names, frame)
+            variables = scene.variables_of_run(code, names, frame)
             self.found = capture.capture(variables, DTYPES)
             self.tensors = {
                 name: tensor.detach().clone()
@@ -98,7 +98,7 @@ def test_gradients_are_state_unless_a_round_begins_without(
     class Looking:
         def look(self, frame: FrameType, num_rounds: int) -> float:
             code = compile("net, opt", "<cell>", "exec")
-            variables = keeping.variables_of_run(code, book.names, frame)
+            variables = scene.variables_of_run(code, book.names, frame)
             found.append(set(capture.capture(variables, DTYPES).tensors))
             return 0.0
 

@@ -1,0 +1,184 @@
+"""A run goes on from a checkpoint, in a kernel that has never seen it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from types import FunctionType
+from typing import Any
+
+from gpurescue.errors import CannotResume, UsageError
+from gpurescue.magics import kept, scripts
+from gpurescue.magics.front import Front
+from gpurescue.magics.scene import CELL, MODES, STACK, STAYS, VERSIONS
+from gpurescue.magics.scripts import Script
+from gpurescue.magics.session import GoingOn, Options
+from gpurescue.magics.waiting import Waiter
+from gpurescue.recovery import revival
+from gpurescue.recovery.engine import Body
+from gpurescue.recovery.hands import Rounds
+from gpurescue.recovery.hotswap import Redefinitions
+from gpurescue.recovery.loops import Clock
+from gpurescue.state import modes
+from gpurescue.store import objects
+from gpurescue.store.catalog import WHERE
+from gpurescue.store.format import Manifest
+from gpurescue.store.store import Store
+
+
+def go_on(front: Front, name: str, options: Options) -> Waiter:
+    """``%restore``: bring a run back, and go on in the middle of its loop.
+
+    Raises:
+        UsageError: There is no such checkpoint, or a run is alive.
+        CannotResume: The run cannot be gone on with from there; says why.
+        Refused, Damaged: The checkpoint is somebody else's, or not what was written.
+    """
+    front.session.check_outside()
+    _check_idle(front)
+    store = kept.opened(front)
+    id = _whole(store, name)
+    manifest, _ = store.manifest(id)
+    _check_versions(manifest)
+    before = dict(front.session.namespace)
+    names = front.session.namespace
+    try:
+        found = objects.load(store, id, names, goes_on=True)
+        script = _script(found)
+        clock = Clock()
+        body = _body(found, names, clock)
+    except BaseException:
+        _put_back(names, before)
+        raise
+    settings = found[MODES]
+    edited = _take_over(names, found, before)
+    found.clear()  # nothing else may keep an iterator alive
+    front.shell.say(f"Goes on from checkpoint {id[:8]}, {_place(manifest)}.")
+    again = GoingOn(
+        checkpoint=id,
+        body=body,
+        on_start=lambda: modes.write(settings),
+        edit=lambda redefinitions: carry(edited, names, redefinitions),
+    )
+    return front.go_on_from(script, options, again)
+
+
+def _check_idle(front: Front) -> None:
+    job = front.session.alive
+    if job is not None:
+        raise UsageError(
+            f"Run {job.run.number} is alive; finish it with %resume, or give it up "
+            "with %resume --abandon, before another one is brought back."
+        )
+
+
+def _whole(store: Store, name: str) -> str:
+    """The id of a checkpoint that can be gone on from."""
+    if name != kept.NEWEST:
+        id = kept.find(store, name)
+        why = store.manifest(id)[0].notes.get(STAYS)
+        if why is not None:
+            raise CannotResume(f"Checkpoint {id} holds variables only: {why}")
+        return id
+    rows = sorted(store.rows(), key=lambda row: (row.created, row.number))
+    for row in reversed(rows):
+        if STAYS not in store.manifest(row.id)[0].notes:
+            return row.id
+    raise UsageError("There is no checkpoint that a run can go on from.")
+
+
+def _check_versions(manifest: Manifest) -> None:
+    """Byte code of another version of Python is not to be run."""
+    written = str(manifest.notes.get(VERSIONS, {}).get("python", ""))
+    minor = ".".join(written.split(".")[:2])
+    here = ".".join(platform.python_version_tuple()[:2])
+    if minor != here:
+        raise CannotResume(
+            f"The run was on Python {written or 'of an unknown version'}, and this is "
+            f"{platform.python_version()}: go on with that version."
+        )
+
+
+def _script(found: Mapping[str, Any]) -> Script:
+    recipe = found.get(CELL)
+    if not isinstance(recipe, scripts.Recipe):
+        raise CannotResume("The checkpoint does not say which cell its run was of.")
+    return scripts.compile_script(
+        recipe.text, flags=recipe.flags, interactivity=recipe.interactivity
+    )
+
+
+def _body(found: Mapping[str, Any], names: dict[str, Any], clock: Clock) -> Body:
+    def rejoin(rounds: Rounds) -> Any:
+        return clock.rejoin(rounds) if rounds.count else rounds.iterator
+
+    made = revival.revived(found[STACK], rejoin)
+    names.update(made.values)
+    return Body(code=made.code, namespace=names, clock=clock)
+
+
+def _put_back(names: dict[str, Any], before: dict[str, Any]) -> None:
+    for name in names.keys() - before.keys():
+        names.pop(name, None)
+    names.update(before)
+
+
+def _take_over(
+    names: dict[str, Any], found: Mapping[str, Any], before: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Give the notebook the variables of the run.
+
+    Returns:
+        By name: functions and classes as the run has them, and as a cell that was run
+        before has defined them here. Those are edits.
+    """
+    edited: dict[str, tuple[Any, Any]] = {}
+    for name, value in found.items():
+        if not name.isidentifier():
+            continue
+        own = before.get(name)
+        if isinstance(own, FunctionType | type) and type(own) is type(value):
+            edited[name] = (value, own)
+        names[name] = value
+    return edited
+
+
+def carry(
+    edited: Mapping[str, tuple[Any, Any]],
+    names: dict[str, Any],
+    redefinitions: Redefinitions,
+) -> None:
+    """Have a run take up what was defined here before it was brought back."""
+    for name, (old, new) in edited.items():
+        names[name] = redefinitions.redefined(old, new)
+
+
+def _place(manifest: Manifest) -> str:
+    where = str(manifest.notes.get(WHERE, ""))
+    return where or f"the {manifest.number}. of its run"
+
+
+def look(front: Front, name: str) -> list[str]:
+    """``%restore --look``: bring the variables of a checkpoint, and run nothing.
+
+    Variables of functions that were running are there as ``function.variable``, in the
+    dictionary ``restored``.
+
+    Returns:
+        The names that the notebook has got.
+
+    Raises:
+        UsageError: There is no such checkpoint, or a run is alive.
+        Refused, Damaged: As in ``go_on``.
+    """
+    _check_idle(front)
+    store = kept.opened(front)
+    id = kept.find(store, name)
+    names = front.session.namespace
+    found = objects.load(store, id, names)
+    plain = {n: x for n, x in found.items() if not n.startswith("<")}
+    own = {n: x for n, x in plain.items() if n.isidentifier()}
+    names.update(own)
+    names["restored"] = {n: x for n, x in plain.items() if n not in own}
+    front.shell.say(f"Brought {', '.join(sorted(own)) or 'nothing'} of {id[:8]}.")
+    return sorted(own)

@@ -1,0 +1,198 @@
+"""Runs whose kernels are killed, and that go on in new ones."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from driver import Notebook, Result
+
+pytest.importorskip("torch")
+
+pytestmark = pytest.mark.kernel
+
+SETUP = """
+import os
+os.environ['JUPYTER_DATA_DIR'] = {data!r}
+%load_ext gpurescue
+%config GpuRescue.folder = {store!r}
+%config GpuRescue.seconds_between = 0.1
+%config GpuRescue.checkpoints = True
+%config GpuRescue.budget = 50
+"""
+TRAINING = """
+import random, time
+import numpy as np, torch
+from torch.utils.data import DataLoader, TensorDataset
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(16, 40)
+        self.norm = torch.nn.BatchNorm1d(40)
+        self.outer = torch.nn.Linear(40, 4)
+    def forward(self, x):
+        x = torch.relu(self.norm(self.inner(x)))
+        return self.outer(torch.nn.functional.dropout(x, 0.2, self.training))
+
+def augmented(loader):
+    for x, y in loader:
+        yield x + random.random() * 0.01 + float(np.random.rand()) * 0.01, y
+
+def epoch(net, optimizer, loader):
+    total = 0.0
+    for number, (x, y) in enumerate(augmented(loader)):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(net(x), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        total += loss.item()
+        time.sleep(PACE)
+    return total / (number + 1)
+
+def train(num_epochs):
+    for seed in (torch.manual_seed, random.seed, np.random.seed):
+        seed(0)
+    data = TensorDataset(torch.randn(320, 16), torch.randint(4, (320,)))
+    loader = DataLoader(data, batch_size=32, shuffle=True)
+    net = Net()
+    optimizer = torch.optim.AdamW(net.parameters())
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2)
+    means = []
+    for _ in range(num_epochs):
+        means.append(2.0 * epoch(net, optimizer, loader) + random.random())
+        schedule.step()
+    return net, optimizer, means
+
+losses, PACE = [], 0.0
+"""
+RUN = "net, optimizer, means = train(12)"
+DIGEST = """
+import hashlib
+found = hashlib.sha256()
+kept = [v for s in optimizer.state.values() for v in s.values()]
+for tensor in [*net.state_dict().values(), *kept, torch.get_rng_state()]:
+    found.update(tensor.detach().numpy().tobytes())
+for value in (losses, means, random.getstate(), np.random.get_state()):
+    found.update(repr(value).encode())
+print(found.hexdigest(), len(losses))
+"""
+
+Start = Callable[[], Notebook]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts kernels of one notebook."""
+    started: list[Notebook] = []
+
+    def one() -> Notebook:
+        book = Notebook(tmp_path)
+        started.append(book)
+        data, store = str(tmp_path / "jupyter"), str(tmp_path / "kept")
+        assert book.run(SETUP.format(data=data, store=store), timeout=60).is_ok
+        return book
+
+    yield one
+    for book in started:
+        book.close()
+
+
+@pytest.fixture
+def wanted(start: Start) -> str:
+    """What the program ends with if nothing happens to it."""
+    book = start()
+    assert book.run(TRAINING, timeout=60).is_ok
+    assert book.run(RUN, timeout=60).is_ok
+    return book.run(DIGEST).stdout
+
+
+def killed(book: Notebook, body: str, folder: Path, num_checkpoints: int) -> None:
+    """Run a cell until there are so many checkpoints, and kill the kernel."""
+    before = seen = ids(folder)
+    book.send(body)
+    for _ in range(1200):
+        seen = seen | ids(folder)
+        if len(seen - before) >= num_checkpoints:
+            break
+        time.sleep(0.02)
+    else:
+        pytest.fail("There is no checkpoint.")
+    os.kill(book.manager.provisioner.pid, signal.SIGKILL)
+
+
+def ids(folder: Path) -> set[str]:
+    return {path.stem for path in (folder / "kept" / "checkpoints").glob("*.json")}
+
+
+def slow(book: Notebook) -> None:
+    assert book.run(TRAINING, timeout=60).is_ok
+    assert book.run("PACE = 0.04").is_ok
+
+
+def went_on(result: Result) -> bool:
+    return "Goes on from checkpoint" in result.stdout
+
+
+def test_a_killed_run_goes_on_to_the_same_end(
+    start: Start, wanted: str, tmp_path: Path
+) -> None:
+    book = start()
+    slow(book)
+    killed(book, f"%%resilient\n{RUN}", tmp_path, 2)
+    again = start()
+    killed(again, "%restore", tmp_path, 2)
+    last = start()
+    result = last.run("%restore", timeout=60)
+    assert went_on(result)
+    assert "step" in result.stdout
+    assert last.run(DIGEST).stdout == wanted
+
+
+def test_what_a_cell_has_defined_before_counts_as_an_edit(
+    start: Start, tmp_path: Path
+) -> None:
+    book = start()
+    slow(book)
+    killed(book, f"%%resilient\n{RUN}", tmp_path, 1)
+    again = start()
+    assert again.run(TRAINING.replace("losses.append(", "losses.append(-")).is_ok
+    assert went_on(again.run("%restore", timeout=60))
+    signs = again.run("print([x < 0 for x in losses])").stdout
+    assert signs.startswith("[False")
+    assert signs.rstrip().endswith("True]")
+    assert signs.count("False") + signs.count("True") == 120
+
+
+def test_only_the_variables_of_a_run(start: Start, tmp_path: Path) -> None:
+    book = start()
+    slow(book)
+    killed(book, f"%%resilient\n{RUN}", tmp_path, 1)
+    again = start()
+    shown = again.run("%restore --look", timeout=60)
+    assert "losses" in shown.stdout
+    assert again.run("0 < len(losses) < 120").value == "True"
+    assert again.run("restored['train.net'](torch.ones(2, 16)).shape").value == (
+        "torch.Size([2, 4])"
+    )
+
+
+def test_a_run_that_crashes_after_it_was_brought_back_is_mended(
+    start: Start, wanted: str, tmp_path: Path
+) -> None:
+    book = start()
+    slow(book)
+    killed(book, f"%%resilient\n{RUN}", tmp_path, 1)
+    again = start()
+    bad = TRAINING.replace("total += loss", "total += 1 / 0 + loss")
+    assert again.run(bad).is_ok
+    held = again.run("%restore", timeout=60)
+    assert "Suspended" in held.traceback
+    assert again.run(TRAINING.rpartition("\nlosses")[0]).is_ok
+    assert again.run("%resume", timeout=60).is_ok
+    assert again.run(DIGEST).stdout == wanted
