@@ -63,6 +63,19 @@ for i in [1, 2]:
     except ValueError:
         pass
 """
+HANDLED_ON_THE_WAY = """
+def f():
+    try:
+        T(1, 'passes')
+    finally:
+        try:
+            if T(2):
+                raise KeyError
+        except KeyError as error:
+            T(3)
+        if len(str(T(4))) > 5:
+            return
+"""
 
 
 def verdict(*parts: str, at: tuple[str, ...], edit: Edit) -> Verdict:
@@ -80,6 +93,7 @@ def verdict(*parts: str, at: tuple[str, ...], edit: Edit) -> Verdict:
         ((ELEMENT_OF_BOUND,), ("call",), None),
         ((DEAD_ITERATOR, LOOP_OVER_IT), ("second",), "might lose an item"),
         (("def f(i):\n    T(i, 'inner')\n", CONTINUES_IN_TRY), ("inner",), None),
+        ((HANDLED_ON_THE_WAY, "f()\n"), ("passes",), "already been left"),
     ],
     ids=[
         "two clauses",
@@ -88,6 +102,7 @@ def verdict(*parts: str, at: tuple[str, ...], edit: Edit) -> Verdict:
         "element",
         "dead",
         "jump",
+        "on the way",
     ],
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

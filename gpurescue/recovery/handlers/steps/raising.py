@@ -50,7 +50,11 @@ def _raise(run: Run, path: Path, at: Instruction) -> bool:
 
 @step("RERAISE")
 def _reraise(run: Run, path: Path, at: Instruction) -> bool:
-    thrown = run.resolve(path.stack.pop())
+    value = path.stack.pop()
+    if path.handled and isinstance(value, Slot):
+        # Another exception, which has been on its way in this frame: a `finally`.
+        return run.finish(Outcome(None, dirty=path.dirty))
+    thrown = run.resolve(value)
     if not is_exception(thrown):
         thrown = UNKNOWN
     return run.throw(path, thrown, at.start)
