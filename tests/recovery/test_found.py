@@ -68,13 +68,12 @@ def f():
     try:
         T(1, 'passes')
     finally:
-        try:
-            if T(2):
-                raise KeyError
-        except KeyError as error:
-            T(3)
         if len(str(T(4))) > 5:
             return
+        try:
+            raise KeyError
+        except KeyError as error:
+            T(3)
 """
 
 

@@ -24,7 +24,7 @@ def _ask(base: FrameType | None) -> Fate:
 
 
 def test_public_names() -> None:
-    expected = "Fate available depth_at fate forget is_guarded is_on_course"
+    expected = "Fate available depth_at fate forget guarding_block is_on_course"
     assert handlers.__all__ == expected.split()
     assert all(hasattr(handlers, name) for name in handlers.__all__)
 
