@@ -156,6 +156,8 @@ def standing_before(frame: FrameType, definition: Definition) -> Path | None:
     path = locate.find(definition.scope.body, at) if at else None
     if at is None or at.is_ours or path is None:
         return None
+    if locate.is_compilers(frame.f_code, at):
+        return None
     block, _ = continuation.split(definition, path)
     if guarding_block(frame.f_code, frame.f_lasti) != block.index:
         return None  # of some statements the compiler leaves nothing but a line

@@ -62,6 +62,20 @@ def _positions(
     return tuple(code.co_positions())
 
 
+def is_compilers(code: CodeType, at: Position) -> bool:
+    """True of a place that has a line and no columns, as no part of a statement has.
+
+    The compiler leaves such where a pending ``return`` goes on behind a ``finally``:
+    the line is that of our check there.
+    """
+    return at.span[1] < 0 and _has_columns(code)
+
+
+@functools.lru_cache(maxsize=64)
+def _has_columns(code: CodeType) -> bool:
+    return any(start is not None for _, _, start, _ in _positions(code))
+
+
 def find(body: Sequence[ast.stmt], at: Position) -> Path | None:
     """The path to the innermost statement around ``at``; None if there is none."""
     for i, node in enumerate(body):

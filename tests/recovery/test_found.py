@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,9 +76,24 @@ def f():
         except KeyError as error:
             T(3)
 """
+FAILS_IN_FINALLY = """
+def f(i):
+    return T(i, i)
+"""
+RETURNS_THROUGH_IT = """
+async def co():
+    a = 1
+    for i in range(2):
+        try:
+            if i:
+                return T(7)
+        finally:
+            a -= f(i)
+        T(a)
+"""
 
 
-def verdict(*parts: str, at: tuple[str, ...], edit: Edit) -> Verdict:
+def verdict(*parts: str, at: tuple[Any, ...], edit: Edit) -> Verdict:
     faults = frozenset((label, 0) for label in at)
     return check(("", *parts), Case(faults=faults, edit=edit, seed=3))
 
@@ -92,6 +108,7 @@ def verdict(*parts: str, at: tuple[str, ...], edit: Edit) -> Verdict:
         ((ELEMENT_OF_BOUND,), ("call",), None),
         ((DEAD_ITERATOR, LOOP_OVER_IT), ("second",), "might lose an item"),
         (("def f(i):\n    T(i, 'inner')\n", CONTINUES_IN_TRY), ("inner",), None),
+        ((FAILS_IN_FINALLY, RETURNS_THROUGH_IT, "await co()\n"), (1,), None),
         ((HANDLED_ON_THE_WAY, "f()\n"), ("passes",), "already been left"),
     ],
     ids=[
@@ -101,6 +118,7 @@ def verdict(*parts: str, at: tuple[str, ...], edit: Edit) -> Verdict:
         "element",
         "dead",
         "jump",
+        "pending",
         "on the way",
     ],
 )
