@@ -10,7 +10,7 @@ from typing import Any
 from IPython.core.interactiveshell import InteractiveShell
 
 from gpurescue.errors import UsageError
-from gpurescue.magics import plain, redefining
+from gpurescue.magics import plain, redefining, restoring
 from gpurescue.magics.awaiting import AwaitMagics
 from gpurescue.magics.commands import Commands
 from gpurescue.magics.front import Front
@@ -23,7 +23,7 @@ from gpurescue.magics.restore import RestoreMagics
 from gpurescue.magics.resume import ResumeMagics
 from gpurescue.magics.session import Session
 from gpurescue.magics.shell import Shell
-from gpurescue.recovery import loops
+from gpurescue.recovery import loops, own
 from gpurescue.source.folders import Folders
 from gpurescue.source.hook import Hook
 from gpurescue.source.loops import LOOP
@@ -100,6 +100,8 @@ class Extension:
         for kind in MAGICS:
             self._add_magics(kind(self.front))
         self._guard_modules(modules)
+        with own.harmless("Nobody says that a run was killed."):
+            restoring.tell(self.front)
 
     def close(self) -> None:
         """Undo it all, and give guarded functions their plain code back.

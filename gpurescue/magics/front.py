@@ -20,6 +20,7 @@ from gpurescue.recovery.plan import Action, Plan, Restart
 from gpurescue.source.modules import Modules
 
 _GIVE_UP = {Action.RAISE, Action.ABANDON}
+_PATIENCE = 10.0
 _HANDOVER = 0.0005
 _TAKEN = "Taken as an edit of the parked run: {} (%%resilient --fresh starts over)"
 
@@ -96,7 +97,7 @@ class Front:
         )
         job.regular = self.keeper.regular(scene, budget, job.parent)
         clock.watcher = job.regular
-        return lambda: keeping.ended(job.regular)
+        return lambda: keeping.ended(job.regular, lambda: job.run.wait(_PATIENCE).value)
 
     def _take_as_edit(self, job: Job, body: str) -> Waiter:
         try:

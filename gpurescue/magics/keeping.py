@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from traitlets import Bool, Float, Unicode
@@ -136,12 +137,16 @@ def _rules(best: str) -> Rules:
     return Rules(metric=name.strip(), is_better_high=way == "max")
 
 
-def ended(regular: Regular | None) -> None:
+def ended(regular: Regular | None, state: Callable[[], str]) -> None:
     """A run is over: finish its last checkpoint, and keep nobody waiting for it.
+
+    Args:
+        regular: Takes the run's checkpoints.
+        state: Says how the run has ended, once it has.
 
     Not a daemon: a kernel that is shut down, or a notebook that was executed, ends
     when it is done.
     """
     if regular is not None and regular.has_begun:
         name = "gpurescue-last-checkpoint"
-        threading.Thread(target=regular.close, name=name).start()
+        threading.Thread(target=lambda: regular.close(state()), name=name).start()

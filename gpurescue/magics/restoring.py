@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Mapping
 from types import FunctionType
 from typing import Any
 
-from gpurescue.errors import CannotResume, UsageError
+from gpurescue.errors import CannotResume, StoreError, UsageError
 from gpurescue.magics import kept, scripts
 from gpurescue.magics.front import Front
 from gpurescue.magics.scene import CELL, MODES, STACK, STAYS, VERSIONS
@@ -20,7 +21,7 @@ from gpurescue.recovery.hands import Rounds
 from gpurescue.recovery.hotswap import Redefinitions
 from gpurescue.recovery.loops import Clock
 from gpurescue.state import modes
-from gpurescue.store import objects
+from gpurescue.store import objects, tables
 from gpurescue.store.catalog import WHERE
 from gpurescue.store.format import Manifest
 from gpurescue.store.store import Store
@@ -61,6 +62,25 @@ def go_on(front: Front, name: str, options: Options) -> Waiter:
         edit=lambda redefinitions: carry(edited, names, redefinitions),
     )
     return front.go_on_from(script, options, again)
+
+
+def tell(front: Front) -> None:
+    """Say so, in one line, if the last run here was killed and can be gone on with."""
+    if not front.keeper.path.exists():
+        return
+    try:
+        store = front.keeper.store()
+        last = store.runs.last()
+        if last is None or not last.was_killed:
+            return
+        place = _place(store.manifest(_whole(store, kept.NEWEST))[0])
+    except (StoreError, UsageError):
+        return
+    ago = tables.age(time.time() - last.beat)
+    front.shell.say(
+        f"The last run here did not end (last seen {ago} ago); %restore goes on with "
+        f"it at {place}."
+    )
 
 
 def _check_idle(front: Front) -> None:

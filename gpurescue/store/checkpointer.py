@@ -29,6 +29,7 @@ from gpurescue.store.pipe import Pipe
 from gpurescue.store.plans import Plan
 from gpurescue.store.retention import Rules
 from gpurescue.store.room import room
+from gpurescue.store.runs import BEAT
 from gpurescue.store.snapshot import Snapshotter
 from gpurescue.store.staging import Staging
 from gpurescue.store.store import Store
@@ -131,6 +132,7 @@ class Checkpointer:
         self._is_over = False
         self._writer = contextlib.ExitStack()
         self._writer.enter_context(store.writer(run))
+        self._record = store.runs.begin(run, keeping.parent)
         self._copier = ThreadPoolExecutor(1, thread_name_prefix="gpurescue-copy")
         self._thread = threading.Thread(
             target=self._work, name=f"gpurescue-checkpoints-{run}", daemon=True
@@ -197,8 +199,12 @@ class Checkpointer:
         with self._changed:
             return self._changed.wait_for(lambda: self._job is None, timeout)
 
-    def close(self) -> None:
-        """Finish what is under way, and end."""
+    def close(self, state: str = "closed") -> None:
+        """Finish what is under way, and end.
+
+        Args:
+            state: How the run has ended.
+        """
         self.wait(_PATIENCE)
         with self._changed:
             self._is_over = True
@@ -208,6 +214,7 @@ class Checkpointer:
         self._snapshotter.close()
         self.counts.published += self._newest.write_last()
         self._newest.close()
+        self.store.runs.end(self._record, state)
         self._writer.close()
 
     # -- in the background
@@ -215,10 +222,13 @@ class Checkpointer:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._job is not None or self._is_over)
-                job = self._job
+                self._changed.wait_for(self._has_work, BEAT)
+                job, is_over = self._job, self._is_over
+            self.store.runs.beat(self.run)
             if job is None:
-                return
+                if is_over:
+                    return
+                continue
             if isinstance(job, _Room):
                 self._make_room(job)
                 continue
@@ -236,6 +246,9 @@ class Checkpointer:
             del job
             self._tidy()
             self._is_done()
+
+    def _has_work(self) -> bool:
+        return self._job is not None or self._is_over
 
     def _tidy(self) -> None:
         try:

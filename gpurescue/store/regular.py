@@ -72,12 +72,16 @@ class Regular:
         """Take one at the next top of a round, whatever it costs."""
         self.is_wanted = True
 
-    def close(self) -> None:
-        """Finish what is under way."""
+    def close(self, state: str = "closed") -> None:
+        """Finish what is under way.
+
+        Args:
+            state: How the run has ended.
+        """
         if self._opening is not None:
             self._opening.join()
         if self.checkpointer is not None:
-            self.checkpointer.close()
+            self.checkpointer.close(state)
 
     def _take(self, frame: FrameType, now: float) -> None:
         if self.checkpointer is None:

@@ -27,6 +27,7 @@ from gpurescue.store.format import Chunk, Manifest, Signed
 from gpurescue.store.layout import lay_out
 from gpurescue.store.locks import ALONE, GC, SHARED, locked
 from gpurescue.store.plans import Contents, Plan
+from gpurescue.store.runs import Runs
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +44,9 @@ class Store:
         path: Where it is.
         key: What it signs with; None to sign nothing, and to trust no objects.
         create: True to make it where it is not there.
+
+    Attributes:
+        runs: Those that it has checkpoints of.
 
     Raises:
         Refused: It is there, and no store that this version reads.
@@ -61,6 +65,7 @@ class Store:
         self._packs = Folder("packs", self._root, create=create)
         self._manifests = Folder("checkpoints", self._root, create=create)
         self._locks = Folder("locks", self._root, create=create)
+        self.runs = Runs(self._root, self._locks, create=create)
         everything = functools.partial(manifests.everything, self._manifests, key)
         self._catalog = Catalog(self.path, key, everything)
         self._held = held.of(self.path)

@@ -122,7 +122,7 @@ def _cells(line: Line, now: float) -> list[str]:
         line.run,
         str(line.number),
         datetime.fromtimestamp(line.created).isoformat(" ", "seconds"),
-        _age(now - line.created),
+        age(now - line.created),
         size(line.nbytes),
         size(line.added),
         str(line.num_tensors),
@@ -136,7 +136,8 @@ def _where(line: Line) -> str:
     return ", ".join([*([line.place] if line.place else []), *values])
 
 
-def _age(seconds: float) -> str:
+def age(seconds: float) -> str:
+    """A length of time, such as ``3 min``."""
     for unit, length in _AGES:
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,6 @@ SETUP = """
 import os
 os.environ['JUPYTER_DATA_DIR'] = {data!r}
 %load_ext gpurescue
-%config GpuRescue.folder = {store!r}
 %config GpuRescue.seconds_between = 0.1
 %config GpuRescue.checkpoints = True
 %config GpuRescue.budget = 50
@@ -94,8 +94,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     def one() -> Notebook:
         book = Notebook(tmp_path)
         started.append(book)
-        data, store = str(tmp_path / "jupyter"), str(tmp_path / "kept")
-        assert book.run(SETUP.format(data=data, store=store), timeout=60).is_ok
+        data = str(tmp_path / "jupyter")
+        assert book.run(SETUP.format(data=data), timeout=60).is_ok
         return book
 
     yield one
@@ -127,7 +127,9 @@ def killed(book: Notebook, body: str, folder: Path, num_checkpoints: int) -> Non
 
 
 def ids(folder: Path) -> set[str]:
-    return {path.stem for path in (folder / "kept" / "checkpoints").glob("*.json")}
+    return {
+        path.stem for path in (folder / ".gpurescue" / "checkpoints").glob("*.json")
+    }
 
 
 def slow(book: Notebook) -> None:
@@ -148,10 +150,15 @@ def test_a_killed_run_goes_on_to_the_same_end(
     again = start()
     killed(again, "%restore", tmp_path, 2)
     last = start()
+    told = last.run("%unload_ext gpurescue\n%load_ext gpurescue").stdout
+    assert re.fullmatch(
+        r"The last run here did not end \(.*\); %restore .* step .*\n", told
+    )
     result = last.run("%restore", timeout=60)
     assert went_on(result)
     assert "step" in result.stdout
     assert last.run(DIGEST).stdout == wanted
+    assert not last.run("%unload_ext gpurescue\n%load_ext gpurescue").stdout
 
 
 def test_what_a_cell_has_defined_before_counts_as_an_edit(

@@ -1,0 +1,155 @@
+"""The runs that a store has checkpoints of: which have ended, and which were killed.
+
+A run has a small file of its own. Whoever writes its checkpoints touches that every
+few seconds, and says in it at last how the run has ended. A run that says nothing of an
+end, and that nobody holds the lock of, was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from gpurescue.errors import Locked, NotWritten, Refused, StoreError
+from gpurescue.store.files import Folder, write_all
+from gpurescue.store.format import Identity, Time
+from gpurescue.store.locks import ALONE, locked
+
+BEAT = 5.0  # seconds from one touch to the next
+SILENT = 60.0  # seconds: of a run on another machine, which then counts as killed
+RUNNING = "running"
+_LIMIT = 64 * 1024
+_SUFFIX = ".json"
+_Text = Annotated[str, Meta(pattern="^[ -~]{0,200}$")]
+
+
+class Record(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a run says of itself.
+
+    Attributes:
+        run: Its id.
+        began: When, in seconds since 1970.
+        host: The machine that it is on.
+        process: The number of its process there.
+        state: ``running``, or how it has ended.
+        parent: The checkpoint that it has gone on from; None for none.
+    """
+
+    run: Identity
+    began: Time
+    host: _Text
+    process: Annotated[int, Meta(ge=0, le=2**31)]
+    state: _Text = RUNNING
+    parent: Identity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A run as it is found.
+
+    Attributes:
+        record: What it says.
+        beat: When it was alive last, in seconds since 1970.
+        is_alive: True if it goes on.
+    """
+
+    record: Record
+    beat: float
+    is_alive: bool
+
+    @property
+    def was_killed(self) -> bool:
+        """True if it has neither ended nor goes on."""
+        return self.record.state == RUNNING and not self.is_alive
+
+
+class Runs:
+    """The runs of a store.
+
+    Args:
+        root: Folder of the store.
+        locks: Folder of its locks.
+        create: True to make the folder of runs where it is not there.
+    """
+
+    def __init__(self, root: Folder, locks: Folder, *, create: bool) -> None:
+        self._locks = locks
+        self._folder: Folder | None = None
+        with contextlib.suppress(NotWritten if create else Refused):
+            self._folder = Folder("runs", root, create=create)
+
+    def begin(self, run: str, parent: str | None = None) -> Record:
+        """Note that a run begins; harmless if it cannot be written."""
+        made = Record(
+            run=run,
+            began=time.time(),
+            host=_plain(socket.gethostname()),
+            process=os.getpid(),
+            parent=parent,
+        )
+        self._write(made)
+        return made
+
+    def beat(self, run: str) -> None:
+        """Note that a run goes on."""
+        if self._folder is not None:
+            with contextlib.suppress(NotWritten):
+                self._folder.touch(f"{run}{_SUFFIX}")
+
+    def end(self, record: Record, state: str) -> None:
+        """Note how a run has ended."""
+        self._write(msgspec.structs.replace(record, state=_plain(state)))
+
+    def _write(self, record: Record) -> None:
+        data = msgspec.json.encode(record)
+        if self._folder is not None:
+            with contextlib.suppress(NotWritten):
+                self._folder.publish(
+                    f"{record.run}{_SUFFIX}",
+                    lambda file: write_all(file, data),
+                    replaces=True,
+                )
+
+    def last(self) -> Seen | None:
+        """The run that has begun last; None if there is none."""
+        found = [seen for name in self._names() if (seen := self._seen(name))]
+        return max(found, key=lambda seen: seen.record.began, default=None)
+
+    def _names(self) -> list[str]:
+        names = [] if self._folder is None else self._folder.names()
+        return [name for name in names if name.endswith(_SUFFIX)]
+
+    def _seen(self, name: str) -> Seen | None:
+        """A run; None for a file that does not say one."""
+        assert self._folder is not None
+        try:
+            data = self._folder.read(name, _LIMIT)
+            record = msgspec.json.decode(data, type=Record)
+            beat = self._folder.about(name).st_mtime
+        except (StoreError, OSError, msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+        if name != f"{record.run}{_SUFFIX}":
+            return None
+        return Seen(record, beat, self._is_alive(record, beat))
+
+    def _is_alive(self, record: Record, beat: float) -> bool:
+        if record.host != _plain(socket.gethostname()):
+            return time.time() - beat < SILENT
+        try:
+            with locked(self._locks, f"run-{record.run}", ALONE, "It"):
+                return False
+        except Locked:
+            return True
+        except NotWritten:  # a folder that one may only read
+            return time.time() - beat < SILENT
+
+
+def _plain(text: str) -> str:
+    return "".join(c if " " <= c <= "~" else "?" for c in text)[:200]
