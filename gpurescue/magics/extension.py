@@ -16,6 +16,7 @@ from gpurescue.magics.commands import Commands
 from gpurescue.magics.front import Front
 from gpurescue.magics.guarding import CellGuard
 from gpurescue.magics.keeping import GpuRescue, Keeper
+from gpurescue.magics.leaving import Leaving
 from gpurescue.magics.look import LookMagics
 from gpurescue.magics.rendering import in_one_sentence
 from gpurescue.magics.resilient import ResilientMagics
@@ -100,6 +101,8 @@ class Extension:
         for kind in MAGICS:
             self._add_magics(kind(self.front))
         self._guard_modules(modules)
+        settings = self.front.keeper.settings
+        self._undo.callback(Leaving(session, lambda: settings.grace).close)
         with own.harmless("Nobody says that a run was killed."):
             restoring.tell(self.front)
 

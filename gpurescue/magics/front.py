@@ -137,6 +137,8 @@ class Front:
             self._let_go()
             self.shell.say(self._line.format(event.plan))
         job = self.session.job
+        if isinstance(event, JobResumed) and job is not None and job.regular:
+            job.regular.want()  # who is killed now must not meet the mended bug again
         is_running = job is not None and job.run.state is State.RUNNING
         is_told = self.files.is_carrying  # all of a file's functions in one line
         if isinstance(event, PatchApplied) and is_running and not is_told:

@@ -39,6 +39,9 @@ class GpuRescue(Configurable):
     hours_between_failures = Float(
         None, allow_none=True, help="how often runs here fail or are preempted"
     ).tag(config=True)
+    grace = Float(
+        3.5, help="seconds to save a run in before its kernel is shut down"
+    ).tag(config=True)
     best = Unicode(
         "",
         help="a variable by which the best checkpoint of a run is kept, such as "

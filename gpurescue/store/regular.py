@@ -10,12 +10,14 @@ from types import FrameType
 
 from gpurescue.errors import Locked, RescueError, StoreError, Torn
 from gpurescue.state.capture import State
+from gpurescue.store import pressure
 from gpurescue.store.checkpointer import Checkpointer
 from gpurescue.store.format import Manifest
 from gpurescue.store.policy import Policy, Settings
 
 _log = logging.getLogger(__name__)
 _HOPE = 60.0  # seconds
+_RELIEF = 60.0  # seconds from one checkpoint for want of memory to the next
 _PAUSE = 0.5  # seconds between two looks; the policy compares rounds by them
 
 Reported = Callable[[Manifest | StoreError], None]
@@ -48,6 +50,7 @@ class Regular:
         self._opened = opened
         self._state = state
         self._policy = Policy(settings, time.monotonic())
+        self._patient = 0.0  # until then nobody looks at memory
         self._hoped: float | None = None  # since when for a place to go on from
         self._opening: threading.Thread | None = None
         self._has_failed = False
@@ -59,9 +62,27 @@ class Regular:
         self._policy.looked(now, num_rounds)
         if self._has_failed:
             return float("inf")
+        self._look_at_memory(now)
         if self.is_wanted or self._policy.is_due(now):
             self._take(frame, now)
         return min(self._policy.seconds_left(now) or _PAUSE, _PAUSE)
+
+    def _look_at_memory(self, now: float) -> None:
+        """The last chance: who is killed for want of memory is not asked before."""
+        if now < self._patient:
+            return
+        is_high = pressure.is_high()
+        self._patient = now + (_RELIEF if is_high else 1.0)
+        if is_high:
+            self.want()
+
+    @property
+    def is_behind(self) -> bool:
+        """True while a checkpoint that is wanted is not on the disk."""
+        if self._has_failed:
+            return False
+        busy = self.checkpointer is None or self.checkpointer.is_busy
+        return self.is_wanted or busy
 
     @property
     def has_begun(self) -> bool:

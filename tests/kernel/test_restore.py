@@ -203,3 +203,39 @@ def test_a_run_that_crashes_after_it_was_brought_back_is_mended(
     assert again.run(TRAINING.rpartition("\nlosses")[0]).is_ok
     assert again.run("%resume", timeout=60).is_ok
     assert again.run(DIGEST).stdout == wanted
+
+
+def test_a_mended_run_goes_on_mended(start: Start, wanted: str, tmp_path: Path) -> None:
+    book = start()
+    bad = TRAINING.replace(
+        "total += loss", "total += 1 / 0 if len(losses) == 30 else loss"
+    )
+    assert book.run(bad, timeout=60).is_ok
+    assert book.run("PACE = 0.04").is_ok
+    assert "Suspended" in book.run(f"%%resilient\n{RUN}", timeout=60).traceback
+    assert book.run(TRAINING.rpartition("\nlosses")[0]).is_ok
+    killed(book, "%resume", tmp_path, 1)
+    again = start()
+    assert went_on(again.run("%restore", timeout=60))
+    assert again.run(DIGEST).stdout == wanted
+
+
+@pytest.mark.parametrize("way", ["SIGTERM", "shutdown"])
+def test_a_kernel_that_is_sent_away_saves_its_run(
+    start: Start, wanted: str, tmp_path: Path, way: str
+) -> None:
+    book = start()
+    slow(book)
+    assert book.run("%config GpuRescue.seconds_between = 1000").is_ok
+    book.send(f"%%resilient\n{RUN}")
+    time.sleep(2)
+    before = ids(tmp_path) if (tmp_path / ".gpurescue").exists() else set()
+    if way == "SIGTERM":
+        os.kill(book.manager.provisioner.pid, signal.SIGTERM)
+        book.manager.provisioner.process.wait(20)
+    else:
+        book.manager.shutdown_kernel()
+    assert len(ids(tmp_path) - before) == 1
+    again = start()
+    assert went_on(again.run("%restore", timeout=60))
+    assert again.run(DIGEST).stdout == wanted
