@@ -183,6 +183,8 @@ def _begins(frame: FrameType, node: ast.stmt, first: int) -> bool:
         return False  # at one of its cases
     if locate.is_inside_run(code, node, frame.f_lasti):
         return False
+    if locate.has_columns(code):
+        return locate.is_same_step(code, frame.f_lasti, first)
     return depth_at(code, frame.f_lasti) == depth_at(code, first)
 
 

@@ -68,11 +68,12 @@ def is_compilers(code: CodeType, at: Position) -> bool:
     The compiler leaves such where a pending ``return`` goes on behind a ``finally``:
     the line is that of our check there.
     """
-    return at.span[1] < 0 and _has_columns(code)
+    return at.span[1] < 0 and has_columns(code)
 
 
 @functools.lru_cache(maxsize=64)
-def _has_columns(code: CodeType) -> bool:
+def has_columns(code: CodeType) -> bool:
+    """False if the interpreter was started without columns."""
     return any(start is not None for _, _, start, _ in _positions(code))
 
 
@@ -130,6 +131,18 @@ def is_next(code: CodeType, offset: int) -> bool:
 def first_offset(code: CodeType, node: ast.stmt) -> int | None:
     """Offset of the first instruction of a statement; None if it has none."""
     return next((offset for offset in _offsets(code, node)), None)
+
+
+def is_same_step(code: CodeType, offset: int, other: int) -> bool:
+    """True if two instructions were made from the same part of a statement.
+
+    A ``finally`` is compiled several times; what waits on the stack is not the same.
+    """
+    one, two = position(code, offset), position(code, other)
+    if one is None or two is None or one.span != two.span:
+        return False
+    known = _operations(code)
+    return known.at(offset).opname == known.at(other).opname
 
 
 def is_inside_run(code: CodeType, node: ast.stmt, offset: int) -> bool:

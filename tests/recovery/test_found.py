@@ -91,6 +91,24 @@ async def co():
             a -= f(i)
         T(a)
 """
+LEAVES_IN_FINALLY = """
+class M:
+    def __init__(self, n):
+        self.n = n
+    def __enter__(self):
+        pass
+    def __exit__(self, *_):
+        T(self.n, self.n)
+"""
+WITH_IN_COPIES = """
+def f(b):
+    try:
+        if b:
+            return T
+    finally:
+        with M(3), M(5):
+            T(1)
+"""
 
 
 def verdict(*parts: str, at: tuple[Any, ...], edit: Edit) -> Verdict:
@@ -109,6 +127,7 @@ def verdict(*parts: str, at: tuple[Any, ...], edit: Edit) -> Verdict:
         ((DEAD_ITERATOR, LOOP_OVER_IT), ("second",), "might lose an item"),
         (("def f(i):\n    T(i, 'inner')\n", CONTINUES_IN_TRY), ("inner",), None),
         ((FAILS_IN_FINALLY, RETURNS_THROUGH_IT, "await co()\n"), (1,), None),
+        ((LEAVES_IN_FINALLY, WITH_IN_COPIES, "f(0)\n"), (5,), None),
         ((HANDLED_ON_THE_WAY, "f()\n"), ("passes",), "already been left"),
     ],
     ids=[
@@ -119,6 +138,7 @@ def verdict(*parts: str, at: tuple[Any, ...], edit: Edit) -> Verdict:
         "dead",
         "jump",
         "pending",
+        "copies",
         "on the way",
     ],
 )
