@@ -18,6 +18,7 @@ from gpurescue.magics.waiting import Waiter
 from gpurescue.recovery.engine import State
 from gpurescue.recovery.plan import Action, Plan, Restart
 from gpurescue.source.modules import Modules
+from gpurescue.state.surroundings import Surroundings
 
 _GIVE_UP = {Action.RAISE, Action.ABANDON}
 _PATIENCE = 10.0
@@ -37,6 +38,7 @@ class Front:
         self.files = Files(shell, session, modules)
         session.prepare = self.files.begin
         self.keeper = keeper
+        self.surroundings = Surroundings()
         session.attach = self._attach
         self.panels = Panels(shell, self.label)
         self._parked: rendering.Parked | None = None
@@ -93,7 +95,12 @@ class Front:
         """Have checkpoints of a run taken."""
         clock = job.run.clock
         scene = Scene(
-            lambda: job.script, self.session.namespace, self.modules, clock.__str__
+            lambda: job.script,
+            self.session.namespace,
+            self.modules,
+            clock.__str__,
+            self.surroundings,
+            self.shell.hidden,
         )
         job.regular = self.keeper.regular(scene, budget, job.parent)
         clock.watcher = job.regular

@@ -11,7 +11,7 @@ from typing import Any
 from gpurescue.errors import CannotResume, StoreError, UsageError
 from gpurescue.magics import kept, scripts
 from gpurescue.magics.front import Front
-from gpurescue.magics.scene import CELL, MODES, STACK, STAYS, VERSIONS
+from gpurescue.magics.scene import CELL, MODES, PLACE, VERSIONS
 from gpurescue.magics.scripts import Script
 from gpurescue.magics.session import GoingOn, Options
 from gpurescue.magics.waiting import Waiter
@@ -20,7 +20,8 @@ from gpurescue.recovery.engine import Body
 from gpurescue.recovery.hands import Rounds
 from gpurescue.recovery.hotswap import Redefinitions
 from gpurescue.recovery.loops import Clock
-from gpurescue.state import modes
+from gpurescue.state import modes, surroundings
+from gpurescue.state.capture import STACK, STAYS
 from gpurescue.store import objects, tables
 from gpurescue.store.catalog import WHERE
 from gpurescue.store.format import Manifest
@@ -52,6 +53,7 @@ def go_on(front: Front, name: str, options: Options) -> Waiter:
         _put_back(names, before)
         raise
     settings = found[MODES]
+    surroundings.enter(found[PLACE])
     edited = _take_over(names, found, before)
     found.clear()  # nothing else may keep an iterator alive
     front.shell.say(f"Goes on from checkpoint {id[:8]}, {_place(manifest)}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from types import FrameType
 from typing import Any
 
@@ -17,13 +17,20 @@ from gpurescue.source import tree as trees
 from gpurescue.source import versions as marks
 from gpurescue.source.modules import Modules
 from gpurescue.state import modes
-from gpurescue.state.capture import State, used_codes, variables_of
+from gpurescue.state.capture import (
+    STACK,
+    STAYS,
+    State,
+    used_codes,
+    variables_of,
+)
 from gpurescue.state.graph import Program
 from gpurescue.state.iterators import Loop
+from gpurescue.state.surroundings import Surroundings
 from gpurescue.store.catalog import METRICS, WHERE
 
-STACK, CELL, MODES = "<stack>", "<cell>", "<modes>"  # variables that no user has
-STAYS, VERSIONS = "stays", "versions"  # notes
+CELL, MODES, PLACE = "<cell>", "<modes>", "<place>"  # variables that no user has
+VERSIONS = "versions"  # a note
 
 
 class Scene:
@@ -34,6 +41,8 @@ class Scene:
         namespace: The variables of the notebook.
         modules: The user's modules.
         where: Reads its clock.
+        surroundings: Of the process.
+        hidden: Names of the notebook that are its shell's.
 
     Attributes:
         metric: The variable by which checkpoints are the best; None for none.
@@ -46,6 +55,8 @@ class Scene:
         namespace: dict[str, Any],
         modules: Modules,
         where: Callable[[], str],
+        surroundings: Surroundings,
+        hidden: Container[str] = (),
     ) -> None:
         self.metric: str | None = None
         self.before: Callable[[], None] = lambda: None
@@ -53,18 +64,25 @@ class Scene:
         self._namespace = namespace
         self._modules = modules
         self._where = where
+        self._surroundings = surroundings
+        self._hidden = hidden
 
     def __call__(self, frame: FrameType) -> State:
         """What it consists of, with ``frame`` at the top of a round of its loop."""
         self.before()
         script = self._script()
         variables = variables_of_run(script.code, self._namespace, frame)
+        variables = own_names(self._namespace, self._hidden) | variables
         notes = {
             WHERE: self._where(),
             METRICS: _metrics(self.metric, variables),
             VERSIONS: versions(),
         }
-        variables |= {CELL: script.recipe, MODES: modes.read()}
+        variables |= {
+            CELL: script.recipe,
+            MODES: modes.read(),
+            PLACE: self._surroundings.read(),
+        }
         try:
             variables[STACK] = _stack(frame)
         except CannotResume as error:
@@ -76,6 +94,17 @@ class Scene:
             program=Program(namespace=self._namespace, generators=generators.reduced),
             is_whole=STACK in variables,
         )
+
+
+def own_names(
+    namespace: Mapping[str, Any], hidden: Container[str] = ()
+) -> dict[str, Any]:
+    """The variables of a notebook that its user has made, and not its shell."""
+    return {
+        name: value
+        for name, value in list(namespace.items())
+        if not name.startswith("_") and name not in hidden
+    }
 
 
 def _stack(frame: FrameType) -> tuple[points.Point, ...]:

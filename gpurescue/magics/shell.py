@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextvars import ContextVar
 from typing import Any
 
@@ -39,6 +39,12 @@ class Shell:
     def names(self) -> dict[str, Any]:
         """The user's namespace."""
         found: dict[str, Any] = self.ip.user_ns
+        return found
+
+    @property
+    def hidden(self) -> Container[str]:
+        """Names in the namespace that are the shell's own."""
+        found: dict[str, Any] = self.ip.user_ns_hidden
         return found
 
     @property

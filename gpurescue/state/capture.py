@@ -53,6 +53,11 @@ class Captured:
     moving: frozenset[int]
 
 
+STACK = "<stack>"  # the variable that frames are in
+STAYS = "stays"  # note: why a program cannot go on from here
+_LOOP = "<loop "  # in the name of the variable that a loop is in
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """A program at a boundary, as it is: nothing of it is taken yet.
@@ -109,6 +114,17 @@ def capture(
         transient=tuple(n for n in tensors if n in gradients or n in known.transient),
         moving=frozenset(of[name] for name in gradients),
     )
+
+
+def missed(lost: Mapping[str, str]) -> str | None:
+    """Why a program cannot go on without what was lost; None if it can.
+
+    A variable that is lost may never be asked for; what its frames stand in will be.
+    """
+    for path, kind in lost.items():
+        if path.startswith(STACK) or _LOOP in path:
+            return f"{path} could not be kept: {kind}."
+    return None
 
 
 def _dtypes(names: Iterable[str]) -> set[Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copyreg
+import dataclasses
 import io
 import pickle
 import sys
@@ -372,6 +373,9 @@ def _inside(value: object) -> Iterator[tuple[str, object]]:
         yield from ((f"[{index}]", x) for index, x in enumerate(value))
     elif isinstance(value, set | frozenset):
         yield from (("{}", x) for x in value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [f.name for f in dataclasses.fields(value) if hasattr(value, f.name)]
+        yield from ((f".{name}", getattr(value, name)) for name in names)
     elif asked := iterators.inside(value):
         yield from ((".<iterator>", x) for x in asked if type(x) is not tuple)
     else:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpurescue.errors import Locked, NotWritten, StoreError, Torn
-from gpurescue.state.capture import State, capture
+from gpurescue.state.capture import STAYS, State, capture, missed
 from gpurescue.store.devices import is_capturing
 from gpurescue.store.format import DTYPES, Manifest
 from gpurescue.store.jobs import Job, job_of
@@ -166,11 +166,14 @@ class Checkpointer:
             return False
         with _nothing_collected():
             captured = capture(state.variables, DTYPES, state.program)
+            notes, why = state.notes, missed(captured.lost)
+            if why is not None and state.is_whole:
+                notes = {**notes, STAYS: why}
             memory = memory_of(captured)
             if not self._has_room(memory):
                 return False
             snapshot = self._snapshotter.take(memory)
-            job = job_of(captured, snapshot, state.notes, state.sources)
+            job = job_of(captured, snapshot, notes, state.sources)
         with self._changed:
             self._job = job
             self._changed.notify_all()
