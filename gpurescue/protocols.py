@@ -115,6 +115,10 @@ class DeviceRuntime(Protocol):
         """
         ...
 
+    def lost(self, error: BaseException) -> str:
+        """Why the device takes no more commands of this process; empty if it does."""
+        ...
+
     def journal(self, *, keeps_parameters: bool) -> Journal:
         """A journal for one run.
 

@@ -26,6 +26,12 @@ class Hint:
     is_gesture: bool = False
 
 
+_STACK = "see every frame with its variables"
+_NEW_KERNEL = Hint(
+    command="Restart the kernel, then %load_ext gpurescue and %restore",
+    purpose="the device takes no more commands of this process",
+    is_gesture=True,
+)
 _STOP = Hint(command="%resume --raise", purpose="stop it with a KeyboardInterrupt")
 
 
@@ -37,10 +43,12 @@ def hints(suspension: Suspension, label: str = "") -> tuple[Hint, ...]:
         label: What to call the cell or file that it is in.
     """
     held = suspension.innermost
+    if suspension.lost:
+        return _NEW_KERNEL, Hint(command="%frames", purpose=_STACK)
     edit = _edit_cell() if frames.is_body(held.frame) else _edit_function(held)
     if held.definition.unit.is_file:
         edit = (_edit_file(held, label), edit[-1])
-    stack = Hint(command="%frames", purpose="see every frame with its variables")
+    stack = Hint(command="%frames", purpose=_STACK)
     last = (stack, _STOP) if suspension.is_paused else (stack,)
     return (*edit, _resume(suspension), *last)
 

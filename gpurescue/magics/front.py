@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from gpurescue.events import Event, JobResumed, PatchApplied
-from gpurescue.magics import keeping, rendering, scripts
+from gpurescue.magics import keeping, kept, rendering, scripts
 from gpurescue.magics.files import Files
 from gpurescue.magics.keeping import Keeper
 from gpurescue.magics.panels import Panels
@@ -95,12 +95,12 @@ class Front:
         """Have checkpoints of a run taken."""
         clock = job.run.clock
         scene = Scene(
-            lambda: job.script,
-            self.session.namespace,
-            self.modules,
-            clock.__str__,
-            self.surroundings,
-            self.shell.hidden,
+            script=lambda: job.script,
+            namespace=self.session.namespace,
+            hidden=self.shell.hidden,
+            modules=self.modules,
+            where=clock.__str__,
+            surroundings=self.surroundings,
         )
         job.regular = self.keeper.regular(scene, budget, job.parent)
         clock.watcher = job.regular
@@ -171,6 +171,8 @@ class Front:
             job.num_settled = len(job.patches)
             self._parked = rendering.Parked(self.shell.ip, held)
             self.panels.show(job)
+            if held.lost:
+                self.shell.say(kept.secured(self, job))
             raise self._parked.error(rendering.suspended_line(held))
         if state is State.ABANDONED:
             where = f" at {job.run.clock}" if str(job.run.clock) else ""

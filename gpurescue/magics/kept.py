@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from gpurescue.errors import UsageError
-from gpurescue.magics.front import Front
+from gpurescue.errors import StoreError, UsageError
 from gpurescue.state import slots
 from gpurescue.state.named import tree
 from gpurescue.store import objects, restore, tables
 from gpurescue.store.bars import bar
 from gpurescue.store.packs import Progress
 from gpurescue.store.reading import Reader
+from gpurescue.store.runs import RUNNING
 from gpurescue.store.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from gpurescue.magics.front import Front
+    from gpurescue.magics.session import Job
 
 NEWEST = "newest"
 _NONE = "There are no checkpoints yet; %%resilient --budget 1 takes some."
@@ -53,6 +58,25 @@ def show(front: Front) -> None:
 def _listing(store: Store) -> AbstractContextManager[Progress]:
     count = len(store.rows()) + len(store.unwritten())
     return bar("checkpoints", count, "", in_notebook=True)
+
+
+def secured(front: Front, job: Job) -> str:
+    """Finish what is being written of a run that cannot go on, and say what there is.
+
+    What the host holds is written; it counts as a run that did not end.
+    """
+    if job.regular is None or not job.regular.has_begun:
+        return (
+            "There is no checkpoint of this run: it took none (%%resilient --budget 1)."
+        )
+    job.regular.close(RUNNING)
+    with contextlib.suppress(StoreError, UsageError):
+        rows = opened(front).rows()
+        if rows:
+            last = max(rows, key=lambda row: row.created)
+            ago = tables.age(time.time() - last.created)
+            return f"The newest checkpoint is {ago} old, of {last.place}."
+    return "There is no checkpoint of this run."
 
 
 def find(store: Store, name: str) -> str:

@@ -16,6 +16,8 @@ class RestoreMagics(Commands):
 
     @arguments()
     @argument("checkpoint", nargs="?", default=kept.NEWEST, help="an id; else newest")
+    @argument("--trust", action="store_true", help="sign what is somebody else's")
+    @argument("--force", action="store_true", help="although versions or files differ")
     @argument("--look", action="store_true", help="bring the variables only")
     @argument("--budget", type=float, help="percent of time for checkpoints; 0 is none")
     @argument("--park", action="store_true", help="wait for a person in any client")
@@ -46,4 +48,6 @@ class RestoreMagics(Commands):
             restoring.look(self.front, asked.checkpoint)
             return None
         options = Options(park=asked.park, budget=asked.budget)
-        return restoring.go_on(self.front, asked.checkpoint, options)
+        return restoring.go_on(
+            self.front, asked.checkpoint, options, force=asked.force, trust=asked.trust
+        )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import time
+import tokenize
 from collections.abc import Mapping
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 from gpurescue.errors import CannotResume, StoreError, UsageError
-from gpurescue.magics import kept, scripts
+from gpurescue.magics import kept, scene, scripts
 from gpurescue.magics.front import Front
-from gpurescue.magics.scene import CELL, MODES, PLACE, VERSIONS
+from gpurescue.magics.scene import CELL, MODES, VERSIONS
 from gpurescue.magics.scripts import Script
 from gpurescue.magics.session import GoingOn, Options
 from gpurescue.magics.waiting import Waiter
@@ -20,16 +23,32 @@ from gpurescue.recovery.engine import Body
 from gpurescue.recovery.hands import Rounds
 from gpurescue.recovery.hotswap import Redefinitions
 from gpurescue.recovery.loops import Clock
+from gpurescue.source import cells
 from gpurescue.state import modes, surroundings
 from gpurescue.state.capture import STACK, STAYS
 from gpurescue.store import objects, tables
 from gpurescue.store.catalog import WHERE
 from gpurescue.store.format import Manifest
+from gpurescue.store.reading import Reader
 from gpurescue.store.store import Store
 
 
-def go_on(front: Front, name: str, options: Options) -> Waiter:
+def go_on(
+    front: Front,
+    name: str,
+    options: Options,
+    *,
+    force: bool = False,
+    trust: bool = False,
+) -> Waiter:
     """``%restore``: bring a run back, and go on in the middle of its loop.
+
+    Args:
+        front: Of the notebook.
+        name: An id, how it begins, or ``newest``.
+        options: How the run is to be started.
+        force: Go on although something is not as it was then.
+        trust: Sign the checkpoint first, whoever has written it.
 
     Raises:
         UsageError: There is no such checkpoint, or a run is alive.
@@ -40,30 +59,39 @@ def go_on(front: Front, name: str, options: Options) -> Waiter:
     _check_idle(front)
     store = kept.opened(front)
     id = _whole(store, name)
-    manifest, _ = store.manifest(id)
-    _check_versions(manifest)
-    before = dict(front.session.namespace)
-    names = front.session.namespace
+    if trust:
+        front.keeper.trust(id)
+        store = kept.opened(front)
+    manifest, is_signed = store.manifest(id)
+    objects.check_signed(id, is_signed)
+    _check_like(Reader(store, manifest), force=force)
+    script, again = _brought_back(front.session.namespace, store, id)
+    front.shell.say(f"Goes on from checkpoint {id[:8]}, {_place(manifest)}.")
+    return front.go_on_from(script, options, again)
+
+
+def _brought_back(
+    names: dict[str, Any], store: Store, id: str
+) -> tuple[Script, GoingOn]:
+    """Load a run into the notebook's variables; if it fails, they are as before."""
+    before = dict(names)
+    surroundings.enter(objects.surroundings_of(store, id))
     try:
         found = objects.load(store, id, names, goes_on=True)
-        script = _script(found)
-        clock = Clock()
+        script, clock = _script(found), Clock()
         body = _body(found, names, clock)
+        settings = found[MODES]
+        edited = _take_over(names, found, before)
     except BaseException:
         _put_back(names, before)
         raise
-    settings = found[MODES]
-    surroundings.enter(found[PLACE])
-    edited = _take_over(names, found, before)
     found.clear()  # nothing else may keep an iterator alive
-    front.shell.say(f"Goes on from checkpoint {id[:8]}, {_place(manifest)}.")
-    again = GoingOn(
+    return script, GoingOn(
         checkpoint=id,
         body=body,
         on_start=lambda: modes.write(settings),
         edit=lambda redefinitions: carry(edited, names, redefinitions),
     )
-    return front.go_on_from(script, options, again)
 
 
 def tell(front: Front) -> None:
@@ -109,7 +137,54 @@ def _whole(store: Store, name: str) -> str:
     raise UsageError("There is no checkpoint that a run can go on from.")
 
 
-def _check_versions(manifest: Manifest) -> None:
+def _check_like(reader: Reader, *, force: bool) -> None:
+    """Refuse another version of Python, and say what else is not as it was.
+
+    Raises:
+        CannotResume: Byte code of that version cannot be run here.
+        UsageError: Something else is not as it was, and nobody has forced it.
+    """
+    _check_python(reader.manifest)
+    others = [*_other_torch(reader.manifest), *_other_files(reader)]
+    if others and not force:
+        raise UsageError(
+            f"Not as it was when the run was killed: {'; '.join(others)}. %restore "
+            "--force goes on all the same."
+        )
+
+
+def _other_torch(manifest: Manifest) -> list[str]:
+    then = dict(manifest.notes.get(VERSIONS, {})).get("torch")
+    here = scene.versions(load=then is not None).get("torch")
+    is_same = then == here or then is None
+    return [] if is_same else [f"torch was {then}, and is {here}"]
+
+
+def _other_files(reader: Reader) -> list[str]:
+    """Files of modules whose text is none of those that the run has had."""
+    files: dict[str, set[str]] = {}
+    for name, digest in objects.sources(reader).items():
+        if (path := cells.path_of(name)) is not None:
+            files.setdefault(path, set()).add(digest)
+    gone = [f"{path} is gone" for path in files if not Path(path).is_file()]
+    edited = [
+        f"{path} was edited"
+        for path, digests in files.items()
+        if Path(path).is_file() and _digest(path) not in digests
+    ]
+    return sorted([*gone, *edited])
+
+
+def _digest(path: str) -> str:
+    """Of a file's text, as a unit has it."""
+    try:
+        with tokenize.open(path) as file:
+            return hashlib.sha256(file.read().encode()).hexdigest()
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return ""
+
+
+def _check_python(manifest: Manifest) -> None:
     """Byte code of another version of Python is not to be run."""
     written = str(manifest.notes.get(VERSIONS, {}).get("python", ""))
     minor = ".".join(written.split(".")[:2])
@@ -134,6 +209,8 @@ def _body(found: Mapping[str, Any], names: dict[str, Any], clock: Clock) -> Body
     def rejoin(rounds: Rounds) -> Any:
         return clock.rejoin(rounds) if rounds.count else rounds.iterator
 
+    if STACK not in found:
+        raise CannotResume("The checkpoint holds variables only: %restore --look.")
     made = revival.revived(found[STACK], rejoin)
     names.update(made.values)
     return Body(code=made.code, namespace=names, clock=clock)
@@ -176,7 +253,8 @@ def carry(
 
 
 def _place(manifest: Manifest) -> str:
-    where = str(manifest.notes.get(WHERE, ""))
+    said = str(manifest.notes.get(WHERE, ""))[:100]  # of whoever has written it
+    where = "".join(c if c.isprintable() else "?" for c in said)
     return where or f"the {manifest.number}. of its run"
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import math
 import platform
 import sys
 from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -29,70 +32,66 @@ from gpurescue.state.iterators import Loop
 from gpurescue.state.surroundings import Surroundings
 from gpurescue.store.catalog import METRICS, WHERE
 
-CELL, MODES, PLACE = "<cell>", "<modes>", "<place>"  # variables that no user has
+CELL, MODES = "<cell>", "<modes>"  # variables that no user has
 VERSIONS = "versions"  # a note
 
 
+@dataclass(slots=True, kw_only=True)
 class Scene:
     """A run, to be written down when it stands at the top of a round.
 
-    Args:
+    Attributes:
         script: Gives the newest version of its body.
         namespace: The variables of the notebook.
+        hidden: Names of the notebook that are its shell's.
         modules: The user's modules.
         where: Reads its clock.
         surroundings: Of the process.
-        hidden: Names of the notebook that are its shell's.
-
-    Attributes:
         metric: The variable by which checkpoints are the best; None for none.
         before: Called first.
     """
 
-    def __init__(
-        self,
-        script: Callable[[], Script],
-        namespace: dict[str, Any],
-        modules: Modules,
-        where: Callable[[], str],
-        surroundings: Surroundings,
-        hidden: Container[str] = (),
-    ) -> None:
-        self.metric: str | None = None
-        self.before: Callable[[], None] = lambda: None
-        self._script = script
-        self._namespace = namespace
-        self._modules = modules
-        self._where = where
-        self._surroundings = surroundings
-        self._hidden = hidden
+    script: Callable[[], Script]
+    namespace: dict[str, Any]
+    hidden: Container[str]
+    modules: Modules
+    where: Callable[[], str]
+    surroundings: Surroundings
+    metric: str | None = None
+    before: Callable[[], None] = lambda: None
 
-    def __call__(self, frame: FrameType) -> State:
-        """What it consists of, with ``frame`` at the top of a round of its loop."""
+    def __call__(self, frame: FrameType, anyway: bool) -> State | None:
+        """What it consists of, with ``frame`` at the top of a round of its loop.
+
+        Args:
+            frame: The innermost one of the user's.
+            anyway: True to take it without its frames where it could not go on from;
+                else there is nothing to be had there.
+        """
+        stack, why = _stack(frame)
+        if stack is None and not anyway:
+            return None
         self.before()
-        script = self._script()
-        variables = variables_of_run(script.code, self._namespace, frame)
-        variables = own_names(self._namespace, self._hidden) | variables
+        script = self.script()
+        variables = variables_of_run(script.code, self.namespace, frame)
+        variables = own_names(self.namespace, self.hidden) | variables
         notes = {
-            WHERE: self._where(),
+            WHERE: self.where(),
             METRICS: _metrics(self.metric, variables),
             VERSIONS: versions(),
         }
-        variables |= {
-            CELL: script.recipe,
-            MODES: modes.read(),
-            PLACE: self._surroundings.read(),
-        }
-        try:
-            variables[STACK] = _stack(frame)
-        except CannotResume as error:
-            notes[STAYS] = str(error)
+        variables |= {CELL: script.recipe, MODES: modes.read()}
+        if stack is None:
+            notes[STAYS] = why
+        else:
+            variables[STACK] = stack
         return State(
             variables=variables,
             notes=notes,
-            sources=sources_of_run(script.code, self._namespace, frame, self._modules),
-            program=Program(namespace=self._namespace, generators=generators.reduced),
-            is_whole=STACK in variables,
+            sources=sources_of_run(script.code, self.namespace, frame, self.modules),
+            surroundings=self.surroundings.read(),
+            program=Program(namespace=self.namespace, generators=generators.reduced),
+            is_whole=stack is not None,
         )
 
 
@@ -107,10 +106,14 @@ def own_names(
     }
 
 
-def _stack(frame: FrameType) -> tuple[points.Point, ...]:
-    found = points.points(frame)
-    revival.check(found)
-    return found
+def _stack(frame: FrameType) -> tuple[tuple[points.Point, ...] | None, str]:
+    """The frames of a run, or why it could not go on from there."""
+    try:
+        found = points.points(frame)
+        revival.check(found)
+    except CannotResume as error:
+        return None, str(error)
+    return found, ""
 
 
 def _metrics(name: str | None, variables: Mapping[str, Any]) -> dict[str, float]:
@@ -158,8 +161,15 @@ def sources_of_run(
     return {unit.filename: unit.source for unit in units if unit is not None}
 
 
-def versions() -> dict[str, str]:
-    """Those that a checkpoint depends on."""
+def versions(*, load: bool = False) -> dict[str, str]:
+    """Those that a checkpoint depends on.
+
+    Args:
+        load: Import torch if nobody has.
+    """
+    if load:
+        with contextlib.suppress(ImportError):
+            importlib.import_module("torch")
     torch = sys.modules.get("torch")
     found = {"python": platform.python_version()}
     return found if torch is None else {**found, "torch": str(torch.__version__)}

@@ -242,6 +242,7 @@ class Session:
         hooks = Hooks(
             on_start=self.runtime.capture_modes(),
             on_failure=self.runtime.rollbacks,
+            lost=self.runtime.lost,
             memory=self.runtime.memory,
             journal=self.runtime.journal(keeps_parameters=options.journal),
             marks_all=options.journal,

@@ -153,6 +153,8 @@ class Answers:
             own.sent_back(error, live.definition.qualname)
             return None
         held.rollbacks = rollbacks
+        with own.harmless("It is not known whether the device is lost."):
+            held.lost = self.hooks.lost(error)
         if not held.unwound:
             held.unwound = _left_unseen(error)
         return self._park(held)
@@ -224,11 +226,13 @@ class Answers:
     def _hold_iterator(self, error: Exception, frame: FrameType) -> bool:
         """Wait; the run stays inside the iterator, and all that called it is alive."""
         rollbacks = tuple(self.hooks.on_failure(error, frame))
-        own, shown = error.__traceback__, error
+        entry, shown = error.__traceback__, error
         while (held := self._held_by_iterator(shown, frame)) is not None:
             held.rollbacks = rollbacks
+            with own.harmless("It is not known whether the device is lost."):
+                held.lost = self.hooks.lost(error)
             made, command = self._asked(held)
-            error.__traceback__ = own
+            error.__traceback__ = entry
             if isinstance(command, Unwinding):
                 self.unwinding = replace(command, error=error)
                 return False

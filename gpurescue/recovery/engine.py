@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from types import CellType, CodeType
 from typing import Any
 
-from gpurescue.errors import PatchRejected, RecoveryError, UsageError
+from gpurescue.errors import CannotResume, PatchRejected, RecoveryError, UsageError
 from gpurescue.events import Bus, Event, JobEnded, JobResumed, JobSuspended
 from gpurescue.recovery import (
     batches,
@@ -48,6 +48,11 @@ from gpurescue.source.tree import is_hidden
 _log = logging.getLogger(__name__)
 _numbers = itertools.count(1)
 _NO_CELL = CellType()
+_GIVE_UP = {Action.RAISE, Action.ABANDON}
+_LOST = (
+    "The device takes no more commands of this process ({}): restart the kernel, then "
+    "%load_ext gpurescue and %restore go on from the newest checkpoint."
+)
 
 
 class State(enum.Enum):
@@ -236,6 +241,8 @@ class Run:
 
     def _planned(self, held: Suspension, restart: Restart) -> Plan:
         latest = self.redefinitions.latest
+        if held.lost and restart.action not in _GIVE_UP:
+            raise CannotResume(_LOST.format(held.lost))
         self._check_there(held, restart)
         if restart.action in {Action.ITERATION, Action.SKIP_BATCH}:
             return batches.make(held, restart, latest, self.body.namespace)

@@ -82,6 +82,7 @@ class Suspension:
         rollbacks: What library calls had half done.
         freed: Bytes that letting go of the failed call has freed, by device, after
             an error for want of memory.
+        lost: Why the device takes no more commands of this process; empty if it does.
         is_paused: True if nothing failed: the run was asked to wait.
         iterator: The library's iterator that failed and holds the run, if it was one.
             The innermost of the user's frames waits for what it gives.
@@ -100,6 +101,7 @@ class Suspension:
     num_redefinitions: int = 0
     rollbacks: tuple[Rollback, ...] = ()
     freed: dict[str, int] = field(default_factory=dict)
+    lost: str = ""
     is_paused: bool = False
     iterator: Any = None
 

@@ -150,6 +150,12 @@ def _remember(name: str, source: str) -> None:
     linecache.cache[name] = (len(source), None, lines, name)
 
 
+def path_of(name: str) -> str | None:
+    """The file that a source is a version of; None of a cell's."""
+    path = _OF_VERSION.sub("", name)
+    return path if path != name else None
+
+
 def adopt(name: str, source: str) -> None:
     """Have a source of another process, for code that was made from it there.
 
@@ -164,8 +170,8 @@ def adopt(name: str, source: str) -> None:
     """
     if unit(name) is not None:
         return
-    path = _OF_VERSION.sub("", name)
-    if path != name:
+    path = path_of(name)
+    if path is not None:
         _kept_version(source, name, path)
     else:
         _remember(name, source)

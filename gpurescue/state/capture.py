@@ -66,6 +66,7 @@ class State:
         variables: By name; see ``variables_of``.
         notes: Plain facts about it.
         sources: Texts of its code, by the name of each.
+        surroundings: What it has changed around itself, as JSON.
         program: What its functions and generators are.
         is_whole: True if its frames are there, so that it can go on from here.
     """
@@ -73,6 +74,7 @@ class State:
     variables: Mapping[str, object]
     notes: dict[str, Any] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
+    surroundings: bytes = b"{}"
     program: graph.Program = _NONE
     is_whole: bool = True
 

@@ -15,7 +15,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from gpurescue.protocols import Rollback
-from gpurescue.state import failure
+from gpurescue.state import failure, poison
 from gpurescue.state.journal import Journal
 from gpurescue.state.loaders import watching
 
@@ -44,6 +44,10 @@ class TorchRuntime:
                 _tried(mode)
 
         return apply
+
+    def lost(self, error: BaseException) -> str:
+        """Why the device takes no more commands of this process; empty if it does."""
+        return poison.of(error)
 
     def journal(self, *, keeps_parameters: bool) -> Journal:
         """A journal for one run."""

@@ -26,6 +26,7 @@ import cloudpickle
 
 from gpurescue.errors import CannotResume
 from gpurescue.state import functions, iterators, libraries
+from gpurescue.state.history import computed
 from gpurescue.state.loaders import rejoin
 from gpurescue.state.loaders.position import Position
 
@@ -281,6 +282,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if name is not None and self._is_plain(tensor):
             is_parameter = type(tensor) is self._parameter
             made = _tensor, (name, is_parameter, tensor.requires_grad)
+        elif self._is_computed(tensor):
+            return computed, (tensor.detach(),)
         elif str(tensor.dtype).startswith(_NOT_READ):
             return self._lose(tensor)
         else:
@@ -295,6 +298,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             self._lose(tensor.grad, "the gradient of a tensor of a kind of its own")
             return made
         return *made, tensor.grad, None, None, _set_gradient
+
+    def _is_computed(self, tensor: Any) -> bool:
+        """A tensor with a graph behind it, of which only its value can be kept."""
+        return not tensor.is_leaf and type(tensor) in self._tensors
 
     def _is_plain(self, tensor: Any) -> bool:
         """A tensor of which there is no more to say than its bytes."""

@@ -173,7 +173,7 @@ class Checkpointer:
             if not self._has_room(memory):
                 return False
             snapshot = self._snapshotter.take(memory)
-            job = job_of(captured, snapshot, notes, state.sources)
+            job = job_of(captured, snapshot, notes, state)
         with self._changed:
             self._job = job
             self._changed.notify_all()

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpurescue.state.capture import Captured
+from gpurescue.state.capture import Captured, State
 from gpurescue.store.format import TRANSIENT, Storage, Tensor
 from gpurescue.store.plans import Contents
 from gpurescue.store.reading import described
 from gpurescue.store.snapshot import Snapshot
 
 GRAPH, STREAMS = "graph", "streams"  # objects of a checkpoint
+SURROUNDINGS = "surroundings"
 CODE, SOURCE = "code", "source "  # what code ran; each text by its SHA-256
 BUFFERS = "num_buffers"  # note: so many of the last storages are memory of arrays
 DEVICES = "devices"  # note: which storages were on one, and not on the CPU
@@ -74,7 +75,7 @@ def job_of(
     captured: Captured,
     snapshot: Snapshot,
     notes: dict[str, Any],
-    sources: Mapping[str, str],
+    state: State,
 ) -> Job:
     """What is written of a captured program.
 
@@ -82,7 +83,7 @@ def job_of(
         captured: What it consists of.
         snapshot: Of its memory.
         notes: Plain facts, for the manifest.
-        sources: Texts of the code that runs, by the name of each.
+        state: What it was captured from.
     """
     numbers = captured.numbers
     where = snapshot.memory.whereabouts()  # a fact; the bytes are as on the CPU
@@ -98,9 +99,10 @@ def job_of(
         tensors={n: described(t, numbers[n]) for n, t in captured.tensors.items()},
         lost=captured.lost,
         notes=notes,
-        sources=dict(sources),
+        sources=dict(state.sources),
     )
     made.add({GRAPH: captured.objects, STREAMS: captured.streams})
+    made.add({SURROUNDINGS: state.surroundings})
     return made
 
 

@@ -14,7 +14,7 @@ from gpurescue.source import cells
 from gpurescue.state.capture import rebuilt, write_streams
 from gpurescue.state.finding import Found, find
 from gpurescue.state.graph import Parts, rebuild
-from gpurescue.store.jobs import BUFFERS, CODE, GRAPH, SOURCE, STREAMS
+from gpurescue.store.jobs import BUFFERS, CODE, GRAPH, SOURCE, STREAMS, SURROUNDINGS
 from gpurescue.store.reading import Reader
 from gpurescue.store.store import Store
 
@@ -46,11 +46,7 @@ def load(
         Damaged: Its bytes are not those that were written.
     """
     manifest, is_signed = store.manifest(id)
-    if not is_signed:
-        raise Refused(
-            f"Checkpoint {id} was not signed with your key, so its objects are not "
-            "loaded; its tensors can be restored and exported."
-        )
+    check_signed(id, is_signed)
     reader = Reader(store, manifest)
     first = len(manifest.storages) - int(manifest.notes.get(BUFFERS, 0))
     buffers = [reader.bytes_of(n) for n in range(first, len(manifest.storages))]
@@ -63,15 +59,52 @@ def load(
     return rebuild(reader.sealed(GRAPH), parts)
 
 
+def surroundings_of(store: Store, id: str) -> bytes:
+    """What the run of a checkpoint had changed around itself, as JSON.
+
+    Raises:
+        Refused, Damaged: As for ``load``.
+    """
+    manifest, is_signed = store.manifest(id)
+    check_signed(id, is_signed)
+    reader = Reader(store, manifest)
+    known = SURROUNDINGS in manifest.objects
+    return bytes(reader.sealed(SURROUNDINGS)) if known else b"{}"
+
+
+def check_signed(id: str, is_signed: bool) -> None:
+    """Refuse what somebody else has signed, or nobody.
+
+    Raises:
+        Refused: It was not signed with the user's key.
+    """
+    if not is_signed:
+        raise Refused(
+            f"Checkpoint {id} was not signed with your key, so its objects are not "
+            "loaded; its tensors can be restored and exported. If you trust who has "
+            "written it, %restore --trust signs it, and runs what is in it."
+        )
+
+
+def sources(reader: Reader) -> dict[str, str]:
+    """The SHA-256 of each source that the code of a checkpoint was made from, by name.
+
+    Raises:
+        Damaged: The bytes are not those that were written.
+    """
+    if CODE not in reader.manifest.objects:
+        return {}
+    found: dict[str, str] = json.loads(bytes(reader.sealed(CODE)))
+    return found
+
+
 def adopt_sources(reader: Reader) -> None:
     """Have the sources of a checkpoint's code: tracebacks and continuations need them.
 
     Raises:
         Damaged: Their bytes are not those that were written.
     """
-    known = reader.manifest.objects
-    names = json.loads(bytes(reader.sealed(CODE))) if CODE in known else {}
-    for name, digest in names.items():
+    for name, digest in sources(reader).items():
         with contextlib.suppress(SyntaxError):  # of another version of Python
             cells.adopt(name, bytes(reader.sealed(f"{SOURCE}{digest}")).decode())
 

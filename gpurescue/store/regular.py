@@ -32,7 +32,8 @@ class Regular:
     Args:
         opened: Makes the checkpointer, given what is to be told of each checkpoint.
         settings: How often.
-        state: What a run that stands in a frame consists of.
+        state: What a run that stands in a frame consists of; None where it could not
+            go on from, unless it is told that this will have to do.
 
     Attributes:
         on_problem: Told once why there are no checkpoints, or no longer.
@@ -42,7 +43,7 @@ class Regular:
         self,
         opened: Callable[[Reported], Checkpointer],
         settings: Settings,
-        state: Callable[[FrameType], State],
+        state: Callable[[FrameType, bool], State | None],
     ) -> None:
         self.on_problem: Callable[[str], None] = _log.warning
         self.checkpointer: Checkpointer | None = None
@@ -55,6 +56,7 @@ class Regular:
         self._opening: threading.Thread | None = None
         self._has_failed = False
         self._is_told = False
+        self._is_closed = False
 
     def look(self, frame: FrameType, num_rounds: int) -> float:
         """At the top of a round: take a checkpoint if one is due."""
@@ -101,7 +103,8 @@ class Regular:
         """
         if self._opening is not None:
             self._opening.join()
-        if self.checkpointer is not None:
+        if self.checkpointer is not None and not self._is_closed:
+            self._is_closed = True
             self.checkpointer.close(state)
 
     def _take(self, frame: FrameType, now: float) -> None:
@@ -111,8 +114,10 @@ class Regular:
         if self.checkpointer.is_busy:
             return
         try:
-            state = self._state(frame)
-            if not state.is_whole and self._may_hope(now):
+            begun = time.perf_counter()
+            state = self._state(frame, not self._may_hope(now))
+            looked = time.perf_counter() - begun
+            if state is None:
                 return
             has_begun = self.checkpointer.take(state)
         except StoreError as error:
@@ -126,7 +131,7 @@ class Regular:
         if has_begun:
             self.is_wanted, self._hoped = False, None
             self._policy.began(now)
-            self._policy.stalled(self.checkpointer.stall)
+            self._policy.stalled(looked + self.checkpointer.stall)
 
     def _may_hope(self, now: float) -> bool:
         """True for a while where a run could not go on from: others may be better."""

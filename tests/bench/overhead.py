@@ -90,7 +90,9 @@ class _Guarded:
             store = Store(self.folder, create=True)
             return Checkpointer(store, "0123456789abcdef", on_done=report)
 
-        return Regular(opened, Settings(), lambda frame: State(variables=variables))
+        return Regular(
+            opened, Settings(), lambda frame, anyway: State(variables=variables)
+        )
 
 
 def figures(quick: bool) -> dict[str, Any]:

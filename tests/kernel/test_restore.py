@@ -239,3 +239,63 @@ def test_a_kernel_that_is_sent_away_saves_its_run(
     again = start()
     assert went_on(again.run("%restore", timeout=60))
     assert again.run(DIGEST).stdout == wanted
+
+
+LOST = "CUDA error: device-side assert triggered"
+
+
+def test_a_device_that_is_lost_takes_a_new_kernel(
+    start: Start, wanted: str, tmp_path: Path
+) -> None:
+    book = start()
+    raising = f"(_ for _ in ()).throw(torch.AcceleratorError({LOST!r}))"
+    bug = f"{raising} if len(losses) == 60 and PACE else loss.backward()"
+    bad = TRAINING.replace("loss.backward()", bug)
+    assert book.run(bad, timeout=60).is_ok
+    assert book.run("PACE = 0.04").is_ok
+    held = book.run(f"%%resilient\n{RUN}", timeout=60)
+    assert "Suspended" in held.traceback
+    assert "Restart the kernel" in held.panels[0]
+    assert re.search(r"The newest checkpoint is .* of epoch \d+/12, step", held.stdout)
+    refused = book.run("%resume")
+    assert "takes no more commands" in refused.traceback
+    os.kill(book.manager.provisioner.pid, signal.SIGKILL)
+    again = start()
+    assert again.run(TRAINING.rpartition("\nlosses")[0]).is_ok
+    assert went_on(again.run("%restore", timeout=60))
+    assert again.run(DIGEST).stdout == wanted
+
+
+def test_what_somebody_else_has_written_runs_when_it_is_trusted(
+    start: Start, wanted: str, tmp_path: Path
+) -> None:
+    book = start()
+    slow(book)
+    killed(book, f"%%resilient\n{RUN}", tmp_path, 1)
+    (tmp_path / "jupyter").rename(tmp_path / "of somebody else")  # with their key
+    again = start()
+    refused = again.run("%restore", timeout=60)
+    assert "was not signed with your key" in refused.traceback
+    assert again.run("'losses' in globals()").value == "False"
+    assert went_on(again.run("%restore --trust", timeout=60))
+    assert again.run(DIGEST).stdout == wanted
+
+
+def test_files_that_were_edited_are_told_before_anything_runs(
+    start: Start, wanted: str, tmp_path: Path
+) -> None:
+    (tmp_path / "helpers.py").write_text("def total(a, b):\n    return a + b\n")
+    book = start()
+    slow(book)
+    mine = TRAINING.partition("def train")[0].replace(
+        "total += loss.item()", "total = helpers.total(total, loss.item())"
+    )
+    assert book.run(f"import helpers\n{mine}", timeout=60).is_ok
+    killed(book, f"%%resilient\n{RUN}", tmp_path, 1)
+    text = "# edited\ndef total(a, b):\n    return a + b\n"
+    (tmp_path / "helpers.py").write_text(text)
+    again = start()
+    refused = again.run("%restore", timeout=60)
+    assert "helpers.py was edited" in refused.traceback
+    assert went_on(again.run("%restore --force", timeout=60))
+    assert again.run(DIGEST).stdout == wanted

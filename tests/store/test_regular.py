@@ -25,7 +25,7 @@ def regular(path, settings, variables):
     def opened(report):
         return Checkpointer(Store(path, create=True), saving.RUN, on_done=report)
 
-    return Regular(opened, settings, lambda frame: State(variables=variables))
+    return Regular(opened, settings, lambda frame, anyway: State(variables=variables))
 
 
 def looked(found: Regular, until) -> None:
