@@ -15,7 +15,7 @@ one may end the run. A kill counts if the next kernel went on in the middle of t
     restart_s  from starting a plain process on what the killed run has left to the
                same amount of work: imports, data, the program's own last checkpoint if
                it saves any, the lost work
-    ratio      the second by the first
+    ratio      the second by the first, median over the kills
 
 So that short programs can be killed, an optimizer's step takes 30 ms longer in the
 runs that are killed; not in the ones that are timed. Prints a table and, as its last
@@ -52,10 +52,9 @@ from driver import Notebook  # noqa: E402
 from scenario import Scenario  # noqa: E402
 
 SLOWER = """
-import time, torch.optim.optimizer
-torch.optim.optimizer.register_optimizer_step_post_hook(
-    lambda *_, **__: time.sleep(0.03)
-)
+import time as _time
+from torch.optim.optimizer import register_optimizer_step_post_hook as _register
+_register(lambda *_, **__: _time.sleep(0.03))
 """
 OFTEN = """
 %config GpuRescue.checkpoints = True
@@ -236,7 +235,6 @@ def attempt(
             )
     except (AssertionError, TimeoutError) as error:
         found.wrong.append(str(error).strip()[-300:])
-        found.kills += 1
     finally:
         shutil.rmtree(base, ignore_errors=True)
 
@@ -289,6 +287,10 @@ def _median(values: list[float]) -> float:
     return statistics.median(values) if values else float("nan")
 
 
+def _figure(values: list[float]) -> float | None:
+    return round(statistics.median(values), 3) if values else None
+
+
 def _line(x: Outcome) -> str:
     text = (
         f"kills {x.kills:3} exact {x.exact:3} missed {x.missed} "
@@ -303,15 +305,14 @@ def report(found: dict[str, Outcome]) -> None:
     for name, outcome in found.items():
         print(f"{name:47} {_line(outcome)}")
     outcomes = found.values()
-    revive = _median([s for x in outcomes for s in x.revive_s])
-    again = _median([s for x in outcomes for s in x.restart_s])
+    pairs = [p for x in outcomes for p in zip(x.revive_s, x.restart_s, strict=True)]
     figures = {
         "kills": sum(x.kills for x in outcomes),
         "exact": sum(x.exact for x in outcomes),
-        "lost_s": _median([s for x in outcomes for s in x.lost_s]),
-        "revive_s": revive,
-        "restart_s": again,
-        "ratio": again / revive,
+        "lost_s": _figure([s for x in outcomes for s in x.lost_s]),
+        "revive_s": _figure([revive for revive, _ in pairs]),
+        "restart_s": _figure([again for _, again in pairs]),
+        "ratio": _figure([again / revive for revive, again in pairs]),
     }
     print(json.dumps(figures))
 
