@@ -380,11 +380,11 @@ def _inside(value: object) -> Iterator[tuple[str, object]]:
         yield from ((f"[{index}]", x) for index, x in enumerate(value))
     elif isinstance(value, set | frozenset):
         yield from (("{}", x) for x in value)
+    elif asked := iterators.inside(value):
+        yield from ((".<iterator>", x) for x in asked if type(x) is not tuple)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [f.name for f in dataclasses.fields(value) if hasattr(value, f.name)]
         yield from ((f".{name}", getattr(value, name)) for name in names)
-    elif asked := iterators.inside(value):
-        yield from ((".<iterator>", x) for x in asked if type(x) is not tuple)
     else:
         try:  # not vars(value): a lazy object would wake up
             own = object.__getattribute__(value, "__dict__")

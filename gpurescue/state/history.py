@@ -21,13 +21,17 @@ def computed(value: Any) -> Any:
     torch = sys.modules["torch"]
 
     class Elsewhere(torch.autograd.Function):  # type: ignore[name-defined,misc]
+        """Has no inputs that anybody knows."""
+
         @staticmethod
         def forward(ctx: Any, value: Any, _: Any) -> Any:
+            """Give the value as it is."""
             ctx.mark_dirty(value)
             return value
 
         @staticmethod
         def backward(ctx: Any, *_: Any) -> Any:
+            """Refuse: nobody knows where to go on to."""
             raise CannotResume(
                 "A backward pass has come to a value that was computed before the run "
                 "was brought back: what is behind that is not in the checkpoint."

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
+import xxhash
 from msgspec import Meta, Struct
 
 from gpurescue.errors import Locked, NotWritten, Refused, StoreError
@@ -108,7 +109,7 @@ class Runs:
         self._write(msgspec.structs.replace(record, state=_plain(state)))
 
     def _write(self, record: Record) -> None:
-        data = msgspec.json.encode(record)
+        data = encoded(record)
         if self._folder is not None:
             with contextlib.suppress(NotWritten):
                 self._folder.publish(
@@ -131,9 +132,9 @@ class Runs:
         assert self._folder is not None
         try:
             data = self._folder.read(name, _LIMIT)
-            record = msgspec.json.decode(data, type=Record)
+            record = decoded(data)
             beat = self._folder.about(name).st_mtime
-        except (StoreError, OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        except (StoreError, OSError, ValueError):
             return None
         if name != f"{record.run}{_SUFFIX}":
             return None
@@ -149,6 +150,24 @@ class Runs:
             return True
         except NotWritten:  # a folder that one may only read
             return time.time() - beat < SILENT
+
+
+def encoded(record: Record) -> bytes:
+    """The file of a run: what it says, and the digest of that."""
+    said = msgspec.json.encode(record)
+    return said + b"\n" + xxhash.xxh3_128_hexdigest(said).encode() + b"\n"
+
+
+def decoded(data: bytes) -> Record:
+    """What the file of a run says.
+
+    Raises:
+        ValueError: It is not what was written, or no run.
+    """
+    said, _, digest = data.removesuffix(b"\n").rpartition(b"\n")
+    if digest != xxhash.xxh3_128_hexdigest(said).encode():
+        raise ValueError("The digest is that of something else.")
+    return msgspec.json.decode(said, type=Record)
 
 
 def _plain(text: str) -> str:

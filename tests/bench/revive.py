@@ -202,7 +202,7 @@ def ended(program: Scenario, folder: Folder, clean: dict[str, Any]) -> Ended:
         assert book.run(f"__import__('sys').path.append({here!r})").is_ok
         left = playing.left(book, clean["names"])
     wanted = clean["left"]
-    names = {n for n in {*left, *wanted} if ".gpurescue" not in n}
+    names = {*left, *wanted}
     differs = {n for n in names if left.get(n) != wanted.get(n)}
     return Ended(seconds, progress, differs)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -348,9 +349,20 @@ def test_a_file_that_is_not_what_it_was(whole, harm):
             needs = set().union(
                 *(users(whole, name, n) for n in range(cut, len(data), 64))
             )
-        elif name.endswith(".json") and harm != "lost":
+        elif re.match(r"checkpoints/.*json", name) and harm != "lost":
             needs = {path.stem}
         assert check(whole) == needs, name
+        whole.put_back()
+
+
+def test_a_changed_byte_of_a_run(whole):
+    """It says nothing then: whether the run has ended is not known."""
+    assert Store(whole.path, key=KEY).runs.last() is not None
+    for name in names(whole, "runs/"):
+        for at in range(len(whole.files[name])):
+            write(whole.path / name, flipped(whole, name, at))
+            assert Store(whole.path, key=KEY).runs.last() is None
+        assert check(whole) == set()
         whole.put_back()
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import xxhash
 
 from gpurescue.store.runs import RUNNING, SILENT
 from gpurescue.store.store import Store
@@ -23,6 +24,11 @@ def store(tmp_path):
 
 def path(store, run=RUN):
     return store.path / "runs" / f"{run}.json"
+
+
+def signed(text: str) -> bytes:
+    said = text.encode("latin-1")
+    return said + b"\n" + xxhash.xxh3_128_hexdigest(said).encode() + b"\n"
 
 
 def test_nothing_is_known_of_an_empty_store(store):
@@ -80,8 +86,8 @@ def test_a_beat_tells_when_a_run_was_alive_last(store):
 @pytest.mark.parametrize(("age", "is_alive"), [(0, True), (SILENT * 2, False)])
 def test_of_a_run_on_another_machine_only_the_beat_is_known(store, age, is_alive):
     store.runs.begin(RUN)
-    facts = json.loads(path(store).read_text())
-    path(store).write_text(json.dumps(facts | {"host": "elsewhere"}))
+    facts = json.loads(path(store).read_text().splitlines()[0])
+    path(store).write_bytes(signed(json.dumps(facts | {"host": "elsewhere"})))
     then = time.time() - age
     os.utime(path(store), (then, then))
     found = store.runs.last()
@@ -106,7 +112,7 @@ def test_of_a_run_on_another_machine_only_the_beat_is_known(store, age, is_alive
 )
 def test_a_file_that_says_no_run_is_passed_over(store, text):
     store.runs.begin(RUN)
-    path(store).write_text(text, encoding="latin-1")
+    path(store).write_bytes(signed(text))
     assert store.runs.last() is None
 
 
