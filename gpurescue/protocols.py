@@ -54,10 +54,14 @@ class RoundMark(Protocol):
 
 
 class Watcher(Protocol):
-    """Wants to see a run at tops of rounds, now and then; in the run's thread only."""
+    """Wants to see a run at tops of rounds, now and then."""
+
+    def wants(self) -> bool:
+        """True if it wants to see the run now; asked from any thread."""
+        ...
 
     def look(self, frame: FrameType, num_rounds: int) -> float:
-        """The run stands at the top of a round.
+        """The run stands at the top of a round; called in its thread.
 
         Args:
             frame: The one that the loop is in.

@@ -17,6 +17,7 @@ from gpurescue.magics.shell import Shell
 from gpurescue.magics.waiting import Waiter
 from gpurescue.recovery.engine import State
 from gpurescue.recovery.plan import Action, Plan, Restart
+from gpurescue.recovery.visits import Visits
 from gpurescue.source.modules import Modules
 from gpurescue.state.surroundings import Surroundings
 
@@ -102,9 +103,17 @@ class Front:
             where=clock.__str__,
             surroundings=self.surroundings,
         )
-        job.regular = self.keeper.regular(scene, budget, job.parent)
-        clock.watcher = job.regular
-        return lambda: keeping.ended(job.regular, lambda: job.run.wait(_PATIENCE).value)
+        job.regular = regular = self.keeper.regular(scene, budget, job.parent)
+        if regular is None:
+            return lambda: None
+        visits = Visits(job.run, regular)
+        visits.start()
+
+        def ended() -> None:
+            visits.close()
+            keeping.ended(regular, lambda: job.run.wait(_PATIENCE).value)
+
+        return ended
 
     def _take_as_edit(self, job: Job, body: str) -> Waiter:
         try:

@@ -109,7 +109,8 @@ class Keeper:
             mtbf=None if hours is None else hours * 3600,
         )
         path, run = self.path, secrets.token_hex(8)
-        keeping = Keeping(rules=_rules(self.settings.best), parent=parent)
+        rules = _rules(self.settings.best)
+        keeping = Keeping(parent=parent, rules=rules, where=scene.where)
         scene.metric, scene.before = keeping.rules.metric, self._checked
 
         def opened(report: Reported) -> Checkpointer:
@@ -144,7 +145,7 @@ def _rules(best: str) -> Rules:
     return Rules(metric=name.strip(), is_better_high=way == "max")
 
 
-def ended(regular: Regular | None, state: Callable[[], str]) -> None:
+def ended(regular: Regular, state: Callable[[], str]) -> None:
     """A run is over: finish its last checkpoint, and keep nobody waiting for it.
 
     Args:
@@ -154,6 +155,6 @@ def ended(regular: Regular | None, state: Callable[[], str]) -> None:
     Not a daemon: a kernel that is shut down, or a notebook that was executed, ends
     when it is done.
     """
-    if regular is not None and regular.has_begun:
+    if regular.has_begun:
         name = "gpurescue-last-checkpoint"
         threading.Thread(target=lambda: regular.close(state()), name=name).start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import time
 import tokenize
@@ -14,7 +15,9 @@ from typing import Any
 from gpurescue.errors import CannotResume, StoreError, UsageError
 from gpurescue.magics import kept, scene, scripts
 from gpurescue.magics.front import Front
-from gpurescue.magics.scene import CELL, MODES, VERSIONS
+from gpurescue.magics.imported import Imported
+from gpurescue.magics.outside import Outside
+from gpurescue.magics.scene import CELL, MODULES, VERSIONS
 from gpurescue.magics.scripts import Script
 from gpurescue.magics.session import GoingOn, Options
 from gpurescue.magics.waiting import Waiter
@@ -24,12 +27,13 @@ from gpurescue.recovery.hands import Rounds
 from gpurescue.recovery.hotswap import Redefinitions
 from gpurescue.recovery.loops import Clock
 from gpurescue.source import cells
-from gpurescue.state import modes, surroundings
+from gpurescue.state import surroundings
 from gpurescue.state.capture import STACK, STAYS
 from gpurescue.store import objects, tables
 from gpurescue.store.catalog import WHERE
 from gpurescue.store.format import Manifest
 from gpurescue.store.reading import Reader
+from gpurescue.store.runs import Seen
 from gpurescue.store.store import Store
 
 
@@ -64,34 +68,64 @@ def go_on(
         store = kept.opened(front)
     manifest, is_signed = store.manifest(id)
     objects.check_signed(id, is_signed)
-    _check_like(Reader(store, manifest), force=force)
-    script, again = _brought_back(front.session.namespace, store, id)
-    front.shell.say(f"Goes on from checkpoint {id[:8]}, {_place(manifest)}.")
-    return front.go_on_from(script, options, again)
+    reader = Reader(store, manifest)
+    _check_dead(store.runs.of(manifest.run), force=force)
+    _check_like(reader, force=force)
+    imports = Imported(
+        front.modules,
+        manifest.notes.get(MODULES, ()),
+        objects.sources(reader),
+        has_lost=bool(manifest.lost),
+    )
+    names = front.session.namespace
+    before = dict(names)
+    script, again, outside = _brought_back(names, before, store, id, imports)
+    front.surroundings.began = outside.began
+    _tell_of(imports, manifest, front)
+    front.shell.say(
+        f"Goes on from checkpoint {id[:8]}, {_place(manifest)}"
+        f"{_behind(store.runs.of(manifest.run))}.{outside.told}"
+    )
+    try:
+        return front.go_on_from(script, options, again)
+    except Exception:
+        outside.close()  # they do not stand where they stood yet
+        imports.take_back()
+        _put_back(names, before)
+        raise
 
 
 def _brought_back(
-    names: dict[str, Any], store: Store, id: str
-) -> tuple[Script, GoingOn]:
-    """Load a run into the notebook's variables; if it fails, they are as before."""
-    before = dict(names)
-    surroundings.enter(objects.surroundings_of(store, id))
+    names: dict[str, Any],
+    before: dict[str, Any],
+    store: Store,
+    id: str,
+    imports: Imported,
+) -> tuple[Script, GoingOn, Outside]:
+    """Load a run into the notebook's variables; if it fails, all is as before."""
+    outside: Outside | None = None
     try:
-        found = objects.load(store, id, names, goes_on=True)
-        script, clock = _script(found), Clock()
-        body = _body(found, names, clock)
-        settings = found[MODES]
-        edited = _take_over(names, found, before)
+        with surroundings.entering(objects.surroundings_of(store, id)):
+            imports.load()
+            found = objects.load(store, id, names, ready=imports.fill)
+            outside = Outside.of(found, store, id)
+            script, clock = _script(found), Clock()
+            body = _body(found, names, clock)
+            edited = _take_over(names, found, before)
     except BaseException:
+        if outside is not None:
+            outside.close()
+        imports.take_back()
         _put_back(names, before)
         raise
     found.clear()  # nothing else may keep an iterator alive
-    return script, GoingOn(
+    again = GoingOn(
         checkpoint=id,
         body=body,
-        on_start=lambda: modes.write(settings),
+        on_start=outside.go_on,
         edit=lambda redefinitions: carry(edited, names, redefinitions),
     )
+    return script, again, outside
 
 
 def tell(front: Front) -> None:
@@ -108,8 +142,8 @@ def tell(front: Front) -> None:
         return
     ago = tables.age(time.time() - last.beat)
     front.shell.say(
-        f"The last run here did not end (last seen {ago} ago); %restore goes on with "
-        f"it at {place}."
+        f"The last run here did not end (last seen {ago} ago{_at(last)}); %restore "
+        f"goes on with it at {place}."
     )
 
 
@@ -119,6 +153,18 @@ def _check_idle(front: Front) -> None:
         raise UsageError(
             f"Run {job.run.number} is alive; finish it with %resume, or give it up "
             "with %resume --abandon, before another one is brought back."
+        )
+
+
+def _check_dead(seen: Seen | None, *, force: bool) -> None:
+    """Refuse a run that goes on in another process, and writes to the same files."""
+    if seen is None or not seen.is_alive or force:
+        return
+    of, is_here = seen.record, seen.record.process == os.getpid()
+    if not is_here:
+        raise UsageError(
+            f"Its run is alive: process {of.process} on {of.host}{_at(seen)}. End that "
+            "one first; %restore --force goes on from here all the same."
         )
 
 
@@ -138,19 +184,26 @@ def _whole(store: Store, name: str) -> str:
 
 
 def _check_like(reader: Reader, *, force: bool) -> None:
-    """Refuse another version of Python, and say what else is not as it was.
+    """Say what is not as it was.
 
     Raises:
-        CannotResume: Byte code of that version cannot be run here.
-        UsageError: Something else is not as it was, and nobody has forced it.
+        UsageError: Something is not, and nobody has forced it.
     """
-    _check_python(reader.manifest)
-    others = [*_other_torch(reader.manifest), *_other_files(reader)]
+    manifest = reader.manifest
+    others = [*_other_python(manifest), *_other_torch(manifest), *_other_files(reader)]
     if others and not force:
         raise UsageError(
             f"Not as it was when the run was killed: {'; '.join(others)}. %restore "
             "--force goes on all the same."
         )
+
+
+def _other_python(manifest: Manifest) -> list[str]:
+    """Another version of it makes the code of the run again from its sources."""
+    then = str(dict(manifest.notes.get(VERSIONS, {})).get("python", "unknown"))
+    here = platform.python_version()
+    is_same = then.split(".")[:2] == here.split(".")[:2]
+    return [] if is_same else [f"Python was {then}, and is {here}"]
 
 
 def _other_torch(manifest: Manifest) -> list[str]:
@@ -182,18 +235,6 @@ def _digest(path: str) -> str:
             return hashlib.sha256(file.read().encode()).hexdigest()
     except (OSError, SyntaxError, UnicodeDecodeError):
         return ""
-
-
-def _check_python(manifest: Manifest) -> None:
-    """Byte code of another version of Python is not to be run."""
-    written = str(manifest.notes.get(VERSIONS, {}).get("python", ""))
-    minor = ".".join(written.split(".")[:2])
-    here = ".".join(platform.python_version_tuple()[:2])
-    if minor != here:
-        raise CannotResume(
-            f"The run was on Python {written or 'of an unknown version'}, and this is "
-            f"{platform.python_version()}: go on with that version."
-        )
 
 
 def _script(found: Mapping[str, Any]) -> Script:
@@ -252,10 +293,47 @@ def carry(
         names[name] = redefinitions.redefined(old, new)
 
 
+def _tell_of(imports: Imported, manifest: Manifest, front: Front) -> None:
+    lost = [
+        f"{_plain(path)} ({_plain(why)})"
+        for path, why in sorted(manifest.lost.items())
+        if path[:1] not in {"<", "?"}
+    ]
+    if lost:
+        front.shell.say(f"Not there any more: {_named(lost)}.")
+    if imports.unkept:
+        names = _named(imports.unkept)
+        front.shell.say(f"Could not be kept, and is as its import made it: {names}.")
+    if imports.unmade:
+        front.shell.say(
+            f"Functions that this version of Python could not make again, and that "
+            f"fail when they are called: {' '.join(imports.unmade[:3])}"
+        )
+
+
+def _named(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{', '.join(names[:5])}{more}"
+
+
 def _place(manifest: Manifest) -> str:
-    said = str(manifest.notes.get(WHERE, ""))[:100]  # of whoever has written it
-    where = "".join(c if c.isprintable() else "?" for c in said)
+    where = _plain(str(manifest.notes.get(WHERE, "")))
     return where or f"the {manifest.number}. of its run"
+
+
+def _plain(text: str) -> str:
+    """Of whoever has written it: short, and with nothing in it that moves a cursor."""
+    return "".join(c if c.isprintable() else "?" for c in text[:100])
+
+
+def _at(seen: Seen) -> str:
+    return f" at {seen.record.where}" if seen.record.where else ""
+
+
+def _behind(seen: Seen | None) -> str:
+    """What the run is known to have done by the time that it was killed."""
+    where = "" if seen is None or not seen.was_killed else _at(seen)
+    return where and f".\nIt was last seen{where}: what came since is done again"
 
 
 def look(front: Front, name: str) -> list[str]:

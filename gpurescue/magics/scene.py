@@ -7,19 +7,20 @@ import importlib
 import math
 import platform
 import sys
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Set
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 from gpurescue.errors import CannotResume
+from gpurescue.magics import imported
 from gpurescue.magics.scripts import Script
 from gpurescue.recovery import generators, points, revival, suspension
-from gpurescue.source import cells
+from gpurescue.source import cells, origins
 from gpurescue.source import tree as trees
 from gpurescue.source import versions as marks
 from gpurescue.source.modules import Modules
-from gpurescue.state import modes
+from gpurescue.state import belongings, modes, written
 from gpurescue.state.capture import (
     STACK,
     STAYS,
@@ -32,8 +33,9 @@ from gpurescue.state.iterators import Loop
 from gpurescue.state.surroundings import Surroundings
 from gpurescue.store.catalog import METRICS, WHERE
 
-CELL, MODES = "<cell>", "<modes>"  # variables that no user has
-VERSIONS = "versions"  # a note
+CELL, MODES, LOGGERS = "<cell>", "<modes>", "<loggers>"  # variables that no user has
+FOLDER = "<folder>"
+VERSIONS, MODULES = "versions", "modules"  # notes
 
 
 @dataclass(slots=True, kw_only=True)
@@ -74,24 +76,41 @@ class Scene:
         self.before()
         script = self.script()
         variables = variables_of_run(script.code, self.namespace, frame)
-        variables = own_names(self.namespace, self.hidden) | variables
+        made = own_names(self.namespace, self.hidden)
+        others = made.keys() - variables.keys()
+        modules = imported.modules_of(self.modules)
+        variables = made | variables | belongings.variables_of(modules)
         notes = {
-            WHERE: self.where(),
+            WHERE: self.where() or f"line {frame.f_lineno}",
             METRICS: _metrics(self.metric, variables),
             VERSIONS: versions(),
+            MODULES: list(modules),
         }
-        variables |= {CELL: script.recipe, MODES: modes.read()}
+        own = {CELL: script.recipe, MODES: modes.read()}
+        variables |= own | {LOGGERS: self.surroundings.loggers.read()}
+        variables[FOLDER] = written.read(self.surroundings.began)
         if stack is None:
             notes[STAYS] = why
         else:
             variables[STACK] = stack
+        sources = sources_of_run(script.code, self.namespace, frame, self.modules)
         return State(
             variables=variables,
             notes=notes,
-            sources=sources_of_run(script.code, self.namespace, frame, self.modules),
+            sources=sources,
             surroundings=self.surroundings.read(),
-            program=Program(namespace=self.namespace, generators=generators.reduced),
+            program=self._program(sources, others),
             is_whole=stack is not None,
+            is_urgent=anyway,
+        )
+
+    def _program(self, sources: dict[str, str], others: Set[str]) -> Program:
+        """What its objects are of; the sources of their code are added to those."""
+        return Program(
+            namespace=self.namespace,
+            origins=lambda code, module: origins.origin(code, module, sources),
+            generators=generators.reduced,
+            others=others,
         )
 
 

@@ -23,6 +23,7 @@ from gpurescue.recovery import (
     handlers,
     own,
     plan,
+    points,
     switch,
 )
 from gpurescue.recovery.continuation import Continuation, Leave, Live, Target
@@ -178,6 +179,12 @@ class Answers:
         waiting = held_frames(sys._getframe(), self.base, None)
         found = [(held.frame, held.definition) for held in waiting]
         switch.arm_all(found, self._stopped_at)
+
+    def arm_look(self, look: Callable[[FrameType], bool]) -> None:
+        """Show the run in a loop that is not counted; called in its thread."""
+        found = points.chain(held_frames(sys._getframe(), self.base, None))
+        waiting = [(h.frame, h.definition) for h in found if points.is_uncounted(h)]
+        switch.arm_look(waiting, look)
 
     def _stopped_at(self, frame: FrameType, path: Path) -> KeyboardInterrupt:
         error = KeyboardInterrupt()

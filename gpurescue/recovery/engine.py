@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import CellType, CodeType
+from types import CellType, CodeType, FrameType
 from typing import Any
 
 from gpurescue.errors import CannotResume, PatchRejected, RecoveryError, UsageError
@@ -161,6 +161,20 @@ class Run:
         A call into a library is not broken off. False if the run cannot be reached.
         """
         return self._call(self._answers.arm_pause)
+
+    def show(self, look: Callable[[FrameType], bool]) -> bool:
+        """Have somebody see the run where a round begins; returns at once.
+
+        It is a round of a loop that the clock does not count, and that the run is in.
+
+        Args:
+            look: Called in the run's thread with the frame of such a loop, until it
+                says that it has seen enough, or for some seconds.
+
+        Returns:
+            False if the run cannot be reached.
+        """
+        return self.between_lines(lambda: self._answers.arm_look(look))
 
     def between_lines(self, function: Callable[[], None]) -> bool:
         """Have a function called in the run's thread while no code of ours runs there.

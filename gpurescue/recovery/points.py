@@ -10,13 +10,13 @@ from __future__ import annotations
 import ast
 import inspect
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from types import CellType, FrameType, FunctionType
 from typing import Any
 
 from gpurescue.errors import CannotResume
-from gpurescue.recovery import frames, twice
+from gpurescue.recovery import frames, switch, twice
 from gpurescue.recovery.continuation import Continuation
 from gpurescue.recovery.handlers import inside
 from gpurescue.recovery.handlers.inside import Gives
@@ -29,9 +29,9 @@ from gpurescue.source.locate import Site
 from gpurescue.source.operands import Operand
 from gpurescue.source.remainder import Path
 from gpurescue.source.residual import Failure, Span
+from gpurescue.state import files, functions
 
 _GENERATORS = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
-_NOWHERE = (lambda: None).__code__
 _OF_GENERATOR = ("contextlib", "_GeneratorContextManager")
 _MANAGERS = {  # they keep what they need in themselves, and all else is a mode
     ("contextlib", "nullcontext"),
@@ -60,6 +60,7 @@ class Point:
         name: Qualified name of its function.
         path: The way to the statement that it stands in.
         span: Of the call in that statement, or of the loop's header.
+        is_before: True in front of the statement: nothing of it has run.
         flags: ``__future__`` flags of its code.
         home: A function that has the globals which it has.
         values: Its variables by name; of a cell's body none: the notebook has them.
@@ -83,6 +84,7 @@ class Point:
     slots: dict[int, Any] = field(default_factory=dict)
     rounds: dict[int, Rounds] = field(default_factory=dict)
     exits: tuple[Any, ...] = ()
+    is_before: bool = False
     gives: str = Gives.RESULT.name
     instance: Any = None
 
@@ -91,7 +93,8 @@ def points(frame: FrameType, base: FrameType | None = None) -> tuple[Point, ...]
     """Where the user's frames stand, outermost first.
 
     Args:
-        frame: The innermost of them, at the top of a round of a loop of its own.
+        frame: The innermost of them, at the top of a round of a loop of its own: asking
+            for an item, or in front of the first statement of the body.
         base: The run's own first frame.
 
     Raises:
@@ -107,6 +110,36 @@ def points(frame: FrameType, base: FrameType | None = None) -> tuple[Point, ...]
         found[-1] = _called_by(outer, inner, found[-1])
         found.append(_outer(outer))
     return tuple(found[::-1])
+
+
+def chain(held: Sequence[HeldFrame]) -> list[HeldFrame]:
+    """Those of the user's frames that call each other, with nothing in between.
+
+    Args:
+        held: All of them, innermost first.
+    """
+    found = list(held[-1:])
+    for outer, inner in itertools.pairwise(held[::-1]):
+        first = _live_frames(inner.frame)[0]
+        if first.f_back is not outer.frame:
+            break
+        found.append(inner)
+    return [h for h in found if not h.frame.f_code.co_flags & _GENERATORS]
+
+
+def is_uncounted(held: HeldFrame) -> bool:
+    """True if a frame is in a loop whose rounds the clock does not count."""
+    nodes = remainder.walk(held.definition.scope.body, held.path)
+    return any(
+        isinstance(node, ast.While)
+        or (isinstance(node, ast.For) and hand_of(_iterator(held, node)) is None)
+        for node, step in zip(nodes, held.path, strict=True)
+        if step.field in {"body", ""}  # inside of it, or at its header
+    )
+
+
+def _iterator(held: HeldFrame, node: ast.For) -> Any:
+    return frames.hidden(held.frame, trees.iterator_name(node))
 
 
 def _called_by(outer: HeldFrame, inner: HeldFrame, point: Point) -> Point:
@@ -167,12 +200,16 @@ def _exits(held: HeldFrame) -> tuple[Any, ...]:
 def _check_manager(held: HeldFrame, leave: Any) -> None:
     """Refuse a manager of which it is not known that all it has done is in its object.
 
-    It is not entered again: what it had done is there, as are thread-local modes.
+    It is not entered again: what it had done is there, as are thread-local modes. A
+    file is opened again, and closed when its block is left.
     """
     manager = getattr(leave, "__self__", None)
     kind = type(manager)
     own = getattr(leave, "__func__", None)
     code = getattr(own, "__code__", None)
+    if kind in files.KINDS:
+        _check_file(held, manager)
+        return
     is_users = code is not None and frames.has_guards(code)
     if is_users or (kind.__module__, kind.__qualname__) in _MANAGERS:
         return
@@ -183,6 +220,16 @@ def _check_manager(held: HeldFrame, leave: Any) -> None:
         f"{held.name} is in a `with` block of {kind.__module__}.{kind.__qualname__}, "
         "which cannot be entered again in another process."
     )
+
+
+def _check_file(held: HeldFrame, file: Any) -> None:
+    try:
+        files.check(file)
+    except CannotResume as error:
+        raise CannotResume(
+            f"{held.name} is in a `with` block of a file that cannot be opened again: "
+            f"{error}."
+        ) from None
 
 
 def _frames_of(held: HeldFrame) -> list[FrameType]:
@@ -203,10 +250,12 @@ def _called(frame: FrameType) -> str:
 
 
 def _innermost(held: HeldFrame) -> Point:
-    node = held.statement
-    if held.site is not Site.NEXT or not isinstance(node, ast.For):
-        raise CannotResume(f"Line {held.line} of {held.name} is no loop's header.")
-    return _point(held)
+    if held.site is Site.NEXT and isinstance(held.statement, ast.For):
+        return _point(held)
+    path = switch.standing_before(held.frame, held.definition)
+    if path is None or not switch.begins_round(held.definition, path):
+        raise CannotResume(f"Line {held.line} of {held.name} is no top of a round.")
+    return replace(_point(replace(held, path=path)), is_before=True)
 
 
 def _outer(held: HeldFrame) -> Point:
@@ -274,7 +323,7 @@ def point_of(held: HeldFrame) -> Point:
         path=held.path,
         span=held.span,
         flags=splice.future_flags(frame.f_code),
-        home=FunctionType(_NOWHERE, frame.f_globals),
+        home=functions.home(frame.f_globals),
         values={name: x for name, x in values.items() if name not in cells},
         cells={} if is_body else cells,
         rounds=dict(_rounds(held)),
@@ -288,7 +337,7 @@ def _rounds(held: HeldFrame) -> Iterator[tuple[int, Rounds]]:
         is_asked = not step.field and held.site is Site.NEXT
         if not isinstance(node, ast.For) or not (step.field == "body" or is_asked):
             continue
-        iterator = frames.hidden(held.frame, trees.iterator_name(node))
+        iterator = _iterator(held, node)
         hand = hand_of(iterator)
         if hand is None:
             yield trees.number(node), Rounds(iterator=iterator)

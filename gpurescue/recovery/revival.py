@@ -216,7 +216,10 @@ def definition_of(point: Point) -> Definition:
     unit = cells.unit(point.source)
     found = None if unit is None else unit.definitions.get(point.line)
     if found is None or found.qualname != point.name:
-        raise CannotResume(f"The source of {point.name} is not there: {point.source}.")
+        raise CannotResume(
+            f"The source of {point.name} is not there, or is not for this version of "
+            f"Python: {point.source}."
+        )
     return found
 
 
@@ -265,6 +268,8 @@ def _head(
     """What runs in the place of the statement that the frame stands in."""
     node = remainder.statement(definition.scope.body, point.path)
     if call is None:
+        if point.is_before:
+            return (trees.copied(node),), {}
         if not isinstance(node, ast.For):
             raise CannotResume(f"Line {node.lineno} of {point.name} is no loop.")
         return (remainder.reenter(node),), {}

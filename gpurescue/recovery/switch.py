@@ -1,9 +1,10 @@
-"""Stopping a frame in front of its next statement: to switch, or to pause.
+"""Stopping a frame in front of its next statement: to switch, to pause, or to look.
 
 An edited function that is on the stack cannot be changed while it waits for a call. So
 when the call returns, a one-shot line trace stops the frame in front of its next
 statement; from there the frame's guard goes on in the new source, like after a crash.
-A pause stops whichever of the user's frames comes to a statement first.
+A pause stops whichever of the user's frames comes to a statement first. Who only looks
+waits for the first statement of a loop's body, and the frame goes on as it is.
 
 A line event alone is no statement: the end of a ``with`` block, the next round of a
 loop and the second line of a long call make one too. The stack tells them apart: in
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import time
 from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
@@ -39,6 +41,9 @@ class Switch(BaseException):
 
 Waiting = Iterable[tuple[FrameType, Definition]]
 Stop = Callable[[FrameType, Path], BaseException]
+Look = Callable[[FrameType], bool]
+
+PATIENCE = 20.0  # seconds that somebody waits for a round to begin
 
 
 def arm(waiting: Waiting) -> None:
@@ -63,12 +68,25 @@ def arm_all(waiting: Waiting, stop: Stop) -> None:
     _Pause(dict(waiting), stop).install()
 
 
+def arm_look(waiting: Waiting, look: Look) -> None:
+    """Show frames where a round of one of their loops begins, before its first line.
+
+    Args:
+        waiting: Live frames of the calling thread with their definitions.
+        look: Called with such a frame until it says that it has seen enough.
+    """
+    found, current = dict(waiting), getattr(sys.gettrace(), "__self__", None)
+    if found and not isinstance(current, _Trace):  # nobody else waits in the thread
+        _Look(found, look).install()
+
+
 class _Trace:
     """The one-shot trace; what was installed before is put back."""
 
     def __init__(self, waiting: dict[FrameType, Definition], stop: Stop) -> None:
         self._waiting = waiting
         self._stop = stop
+        self._is_in = True
         self._before = sys.gettrace()
         self._before_in = {frame: frame.f_trace for frame in waiting}
 
@@ -78,6 +96,8 @@ class _Trace:
         sys.settrace(self._calls)
 
     def _calls(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if not self._is_in:  # somebody was here since, and has put this back
+            self._leave()
         return None  # new calls are not traced
 
     def _local(self, frame: FrameType, event: str, arg: Any) -> Any:
@@ -85,7 +105,7 @@ class _Trace:
         with own.harmless("Edited functions keep their old code, or nothing pauses."):
             stop = self._seen(frame, event)
             if stop is None:
-                return self._local
+                return self._local if self._is_in else None
         self._remove()
         if stop is not None:
             raise stop
@@ -109,15 +129,23 @@ class _Trace:
             self._remove()
 
     def _remove(self) -> None:
+        self._is_in = False
         for frame, trace in self._before_in.items():
-            frame.f_trace = trace
-        sys.settrace(self._before)
+            if frame.f_trace == self._local:
+                frame.f_trace = trace
+        self._leave()
+
+    def _leave(self) -> None:
+        if sys.gettrace() == self._calls:
+            sys.settrace(self._before)
 
 
 class _Pause(_Trace):
     """Waits in every guarded frame, also in those that are not there yet."""
 
     def _calls(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if not self._is_in:
+            return super()._calls(frame, event, arg)
         definition = (
             cells.definition(frame.f_code) if frames.is_guarded(frame) else None
         )
@@ -137,6 +165,47 @@ class _Pause(_Trace):
     def _forget(self, frame: FrameType) -> None:
         self._waiting.pop(frame, None)
         self._before_in.pop(frame, None)
+
+
+class _Look(_Trace):
+    """Raises nothing; it is over when it has shown enough, or its time is up."""
+
+    def __init__(self, waiting: dict[FrameType, Definition], look: Look) -> None:
+        super().__init__(waiting, Switch)
+        self._look = look
+        self._until = time.monotonic() + PATIENCE
+
+    def _calls(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if time.monotonic() > self._until:  # its frames may all be gone
+            self._remove()
+        return super()._calls(frame, event, arg)
+
+    def _forget(self, frame: FrameType) -> None:
+        self._before_in.pop(frame, None)  # what is in it may be large
+        super()._forget(frame)
+
+    def _seen(self, frame: FrameType, event: str) -> BaseException | None:
+        if event == "return":
+            self._forget(frame)
+        elif event == "line" and frame in self._waiting:
+            if self._is_top(frame) and self._look(frame):
+                self._remove()
+            elif time.monotonic() > self._until:
+                self._remove()
+        return None
+
+    def _is_top(self, frame: FrameType) -> bool:
+        definition = self._waiting[frame]
+        path = standing_before(frame, definition)
+        return path is not None and begins_round(definition, path)
+
+
+def begins_round(definition: Definition, path: Path) -> bool:
+    """True for the first statement of the body of a ``for`` or a ``while``."""
+    if len(path) < 2 or path[-1].at or path[-2].field != "body":
+        return False
+    node = remainder.statement(definition.scope.body, path[:-1])
+    return isinstance(node, ast.For | ast.While)
 
 
 def _is_place(definition: Definition, path: Path) -> bool:

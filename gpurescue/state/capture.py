@@ -7,20 +7,22 @@ bytes are taken by who has asked, while the program stands still.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import CodeType, FunctionType
 from typing import Any
 
-from gpurescue.state import graph
+from gpurescue.state import graph, rebuilding, reopening
 from gpurescue.state.iterators import Loop
 from gpurescue.state.loaders import rejoin
 from gpurescue.state.named import tree
 
 Bytes = bytes | memoryview
+Ready = Callable[[dict[str, Any], list[str]], None]
 _NONE = graph.Program()
 _MOST_SIZES = 64  # most of torch refuses tensors with more dimensions
 
@@ -37,6 +39,7 @@ class Captured:
         objects: Pickled, with neither tensors nor arrays in them.
         streams: Random streams, as JSON.
         lost: The type of what could not be captured, by its path.
+        is_awaited: True if a backward pass is to come through what was computed.
         transient: Names of tensors that are in no state dict: gradients, and buffers
             that are not persistent.
         moving: Numbers of storages that others than an optimizer are about to write.
@@ -49,11 +52,14 @@ class Captured:
     objects: bytes
     streams: bytes
     lost: dict[str, str]
+    is_awaited: bool
     transient: tuple[str, ...]
     moving: frozenset[int]
 
 
 STACK = "<stack>"  # the variable that frames are in
+FILES = "<files>"  # the variable that open files are in; see ``reopening.go_on``
+MAPS = "<maps>"  # the one that arrays which are files are in; see ``maps.go_on``
 STAYS = "stays"  # note: why a program cannot go on from here
 _LOOP = "<loop "  # in the name of the variable that a loop is in
 
@@ -69,6 +75,8 @@ class State:
         surroundings: What it has changed around itself, as JSON.
         program: What its functions and generators are.
         is_whole: True if its frames are there, so that it can go on from here.
+        is_urgent: True to take it although a backward pass could not go on from here;
+            a better place may come.
     """
 
     variables: Mapping[str, object]
@@ -77,6 +85,7 @@ class State:
     surroundings: bytes = b"{}"
     program: graph.Program = _NONE
     is_whole: bool = True
+    is_urgent: bool = True
 
 
 def capture(
@@ -113,6 +122,7 @@ def capture(
         objects=found.data,
         streams=streams,
         lost=found.lost,
+        is_awaited=found.is_awaited,
         transient=tuple(n for n in tensors if n in gradients or n in known.transient),
         moving=frozenset(of[name] for name in gradients),
     )
@@ -277,19 +287,38 @@ def _unhex(text: str) -> Any:
 # -- a program again
 
 
-def rebuilt(objects: Bytes, streams: Bytes, parts: graph.Parts) -> dict[str, Any]:
+def rebuilt(
+    objects: Bytes,
+    streams: Bytes,
+    parts: rebuilding.Parts,
+    ready: Ready = lambda found, unmade: None,
+) -> dict[str, Any]:
     """What variables led to, made again; the random streams stand where they stood.
+
+    Files are open, and as they are; ``reopening.go_on(found[FILES])`` has them stand
+    where they stood.
 
     Args:
         objects: From a source that is trusted: to read a pickle is to run it.
         streams: As ``read_streams`` gave them.
         parts: What was kept beside them.
+        ready: Called with the objects, and with why code in them could not be made,
+            before anything goes on: worker processes are copies of this one, and what
+            it does may draw from streams.
 
     Raises:
-        CannotResume: An iterator of a DataLoader would not give the next batch.
+        CannotResume: An iterator of a DataLoader would not give the next batch, or a
+            file is not what it was.
     """
-    found = graph.rebuild(objects, parts)
-    write_streams(streams)
-    for iterator in parts.iterators:
-        rejoin.go_on(iterator)
+    found = rebuilding.rebuild(objects, dataclasses.replace(parts, goes_on=True))
+    try:
+        reopening.check(parts.files)
+        ready(found, parts.unmade)
+        write_streams(streams)
+        for iterator in parts.iterators:
+            rejoin.go_on(iterator)
+    except BaseException:
+        reopening.close(parts.files)
+        raise
+    found[FILES], found[MAPS] = parts.files, parts.maps
     return found

@@ -9,33 +9,46 @@ named by the path that leads to it.
 
 from __future__ import annotations
 
-import contextlib
 import copyreg
-import dataclasses
 import io
+import logging
 import pickle
 import sys
-import threading
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
-from types import CellType, FunctionType, GeneratorType
+from dataclasses import dataclass
+from types import CellType, CodeType, FunctionType, GeneratorType
 from typing import Any
 
 import cloudpickle
 
 from gpurescue.errors import CannotResume
-from gpurescue.state import functions, iterators, libraries
-from gpurescue.state.history import computed
-from gpurescue.state.loaders import rejoin
-from gpurescue.state.loaders.position import Position
+from gpurescue.state import (
+    codes,
+    files,
+    functions,
+    generated,
+    history,
+    iterators,
+    libraries,
+    locks,
+    loggers,
+    maps,
+    processes,
+    queues,
+    rebuilding,
+)
+from gpurescue.state.files import Files
+from gpurescue.state.lost import Lost, attribute
+from gpurescue.state.paths import paths
+from gpurescue.state.rebuilding import FILES, OTHERS
 
 # Of these cloudpickle writes something else: a copy of a file's text, bytes.
 _CHANGED = (io.TextIOWrapper, io.BufferedIOBase, io.RawIOBase, memoryview)
+_OUTSIDE = (*files.OUTSIDE, *locks.OUTSIDE, logging.Handler)
 # Dtypes of tensors that torch writes, and does not read from the memory of others.
 _NOT_READ = ("torch.q", "torch.bits", "torch.float4")
 _new = copyreg.__newobj__  # type: ignore[attr-defined]
-_DEEPEST = 8  # steps of a path that is looked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +57,15 @@ class Program:
 
     Attributes:
         namespace: The globals of its functions.
+        origins: Says where code was made from, given the module that it is of.
         generators: Says how a generator of its functions is pickled; None if not by
             this. Raises CannotResume with the reason if it cannot be.
+        others: Names of variables that it does not use itself.
     """
 
     namespace: Mapping[str, object] | None = None
+    origins: Callable[[CodeType, str], Any] = lambda code, module: None
+    others: Collection[str] = ()
     generators: Callable[[Any], tuple[Any, ...] | None] = lambda generator: None
 
 
@@ -61,12 +78,14 @@ class Captured:
         storages: Storages of tensors (``torch.UntypedStorage``), by number.
         buffers: Bytes of arrays and the like, by number.
         lost: The type of what could not be written, and why if that is known, by path.
+        is_awaited: True if there is a value through which a backward pass is to come.
     """
 
     data: bytes
     storages: tuple[Any, ...]
     buffers: tuple[pickle.PickleBuffer, ...]
     lost: dict[str, str]
+    is_awaited: bool = False
 
 
 class Numbers:
@@ -86,33 +105,6 @@ class Numbers:
         if number == len(self.storages):
             self.storages.append(storage)
         return number
-
-
-class Lost:
-    """Stands where something could not be written.
-
-    What it was given to may ask at once if it is an iterator, or a function.
-    """
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-
-    def __iter__(self) -> Lost:
-        return self
-
-    def __next__(self) -> Any:
-        raise CannotResume(f"A {self.kind} is asked for, which could not be kept.")
-
-    def __call__(self, *_: object, **__: object) -> Any:
-        """What it would have done is not known.
-
-        Raises:
-            CannotResume: Always.
-        """
-        raise CannotResume(f"A {self.kind} is called, which could not be kept.")
-
-    def __repr__(self) -> str:
-        return f"<a {self.kind} that could not be kept>"
 
 
 def capture(
@@ -136,79 +128,30 @@ def capture(
     pickler.without_gradient = without_gradient
     pickler.program = program
     try:
-        pickler.dump(dict(roots))
-        lost = _paths(roots, pickler.lost) if pickler.lost else {}
+        pickler.dump(_in_order(roots, program.others, pickler.files))
+        missing = pickler.lost | pickler.files.refused()
+        kinds = {key: kind for key, (_, kind) in missing.items()}
+        lost = paths(roots, kinds) if kinds else {}
     finally:  # it holds itself, and would hold the objects until somebody collects it
         pickler.clear_memo()
-        pickler.lost = {}
+        pickler.lost, pickler.files = {}, Files()
     storages = tuple(pickler.numbers.storages)
-    return Captured(file.getvalue(), storages, tuple(pickler.buffers), lost)
+    return Captured(
+        data=file.getvalue(),
+        storages=storages,
+        buffers=tuple(pickler.buffers),
+        lost=lost,
+        is_awaited=pickler.is_awaited,
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What an object graph is made again from.
-
-    Attributes:
-        storage: Gives an untyped storage of torch by its number.
-        buffers: The bytes of arrays, by number.
-        tensor: Gives a tensor by its name.
-        iterators: Filled when the objects are made: those of DataLoaders, which are
-            none yet before ``rejoin.go_on``.
-        namespace: The globals of functions that are made; what they use and is not
-            there is put there.
-    """
-
-    storage: Callable[[int], Any]
-    buffers: Iterator[Any] | list[Any]
-    tensor: Callable[[str], Any]
-    iterators: list[Any] = field(default_factory=list)
-    namespace: dict[str, Any] = field(default_factory=dict)
-
-
-def rebuild(data: bytes | memoryview, parts: Parts) -> dict[str, Any]:
-    """Make the objects again.
-
-    Args:
-        data: From a source that is trusted: to read a pickle is to run it.
-        parts: What was kept beside them.
-    """
-    _here.parts = parts
-    try:
-        with functions.loading_into(parts.namespace):
-            found: dict[str, Any] = pickle.loads(data, buffers=parts.buffers)
-    finally:
-        del _here.parts
-    return found
-
-
-_here = threading.local()
-
-
-def _storage(number: int, dtype: Any) -> Any:
-    """Called by the pickle, in the place of a storage."""
-    own = _here.parts.storage(number)
-    kind = sys.modules["torch"].storage.TypedStorage
-    return kind(wrap_storage=own, dtype=dtype, _internal=True)
-
-
-def _set_gradient(tensor: Any, gradient: Any) -> None:
-    """Called by the pickle, for what a tensor has beside its values."""
-    tensor.grad = gradient
-
-
-def _tensor(name: str, is_parameter: bool, requires_grad: bool) -> Any:
-    """Called by the pickle, in the place of a tensor that has a name."""
-    found = _here.parts.tensor(name)
-    if is_parameter:
-        return sys.modules["torch"].nn.Parameter(found, requires_grad=requires_grad)
-    return found.requires_grad_(requires_grad)
-
-
-def _stand(iterator: Any, position: Position) -> None:
-    """Called by the pickle, when it has made the iterator of a DataLoader."""
-    rejoin.stand(iterator, position)
-    _here.parts.iterators.append(iterator)
+def _in_order(
+    roots: Mapping[str, object], others: Collection[str], found: Files
+) -> dict[str, object]:
+    """What is the program's own first; where files stand last, when all are known."""
+    own = {name: value for name, value in roots.items() if name not in others}
+    rest = {name: value for name, value in roots.items() if name in others}
+    return {**own, OTHERS: found.others, **rest, FILES: found}
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -221,7 +164,13 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.lost: dict[int, tuple[Any, str]] = {}
         self.without_gradient: Collection[int] = ()
         self.program = Program()
+        self.is_awaited = False
+        self.files = Files()
+        self._queues = queues.Queues()
+        self._outside: dict[type, bool] = {}
         self._names = names
+        self._homes: dict[int, str] = {}  # modules, by the id of code
+        self._namespaces: dict[int, dict[str, Any]] = {}
         torch = sys.modules.get("torch")
         self._typed: Any = ()
         self._tensor: Any = ()
@@ -241,19 +190,28 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """As cloudpickle does it; what cannot be written is noted."""
         if isinstance(obj, self._tensor):
             return self._of_tensor(obj)
-        found = libraries.reduced(obj)
+        found = libraries.reduced(obj) or generated.reduced(obj)
         if found is not None:
             return found
         if isinstance(obj, self._typed):
-            return _storage, (self.numbers.of(obj._untyped_storage), obj.dtype)
+            return rebuilding.storage, (
+                self.numbers.of(obj._untyped_storage),
+                obj.dtype,
+            )
         found = self._of_code(obj)
         if found is not None:
             return found
         if isinstance(obj, type | FunctionType):
             return NotImplemented if _is_found_by_name(obj) else self._lose(obj)
-        if isinstance(obj, _CHANGED) and not isinstance(obj, io.BytesIO):
-            return self._lose(obj)
+        return self._of_object(obj)
+
+    def _of_object(self, obj: Any) -> Any:
         try:
+            found = self._of_process(obj) if self._is_outside(type(obj)) else None
+            if found is not None:
+                return found
+            if isinstance(obj, _CHANGED) and not isinstance(obj, io.BytesIO):
+                return self._lose(obj)
             made = self._reduced(obj)
         except CannotResume as error:
             return self._lose(obj, str(error))
@@ -261,14 +219,19 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._lose(obj)
         if isinstance(made, str):
             return made if _is_found_by_name(obj, made) else self._lose(obj)
+        if type(made) is tuple and made and made[0] is getattr:
+            return attribute, made[1]  # its object may be lost
         return made if _is_recipe(made, obj) else self._lose(obj)
 
     def _of_code(self, obj: Any) -> Any:
         """A function, a cell or a class that nobody finds by its name."""
         if type(obj) is CellType:
             return functions.of_cell(obj)
+        if type(obj) is CodeType:
+            return self._reduced_code(obj)
         if type(obj) is FunctionType:
-            found = functions.reduced(obj, self.program.namespace)
+            self._homes[id(obj.__code__)] = str(obj.__globals__.get("__name__", ""))
+            found = functions.reduced(obj, self.program.namespace, self._apart)
             if found is not None:
                 return found
         found = super().reducer_override(obj)
@@ -276,14 +239,29 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return None
         return functions.of_class(found) if isinstance(obj, type) else found
 
+    def _reduced_code(self, code: CodeType) -> Any:
+        origin = self.program.origins(code, self._homes.get(id(code), ""))
+        try:
+            return codes.reduced(code, origin)
+        except ValueError as error:
+            return self._lose(code, str(error))
+
+    def _apart(self, names: dict[str, Any]) -> dict[str, Any]:
+        """What stands for globals that are no module's: the same for all functions."""
+        known = self._namespaces.get(id(names))
+        if known is None:
+            known = self._namespaces[id(names)] = functions.namespace_apart(names)
+        return known
+
     def _of_tensor(self, tensor: Any) -> Any:
         name = self._names.get(id(tensor))
         made: Any
         if name is not None and self._is_plain(tensor):
             is_parameter = type(tensor) is self._parameter
-            made = _tensor, (name, is_parameter, tensor.requires_grad)
+            made = rebuilding.tensor, (name, is_parameter, tensor.requires_grad)
         elif self._is_computed(tensor):
-            return computed, (tensor.detach(),)
+            self.is_awaited = self.is_awaited or history.is_awaited(tensor)
+            return history.computed, (tensor.detach(),)
         elif str(tensor.dtype).startswith(_NOT_READ):
             return self._lose(tensor)
         else:
@@ -297,7 +275,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if len(made) > 2:  # there is no room for more
             self._lose(tensor.grad, "the gradient of a tensor of a kind of its own")
             return made
-        return *made, tensor.grad, None, None, _set_gradient
+        return *made, tensor.grad, None, None, rebuilding.set_gradient
 
     def _is_computed(self, tensor: Any) -> bool:
         """A tensor with a graph behind it, of which only its value can be kept."""
@@ -307,12 +285,31 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """A tensor of which there is no more to say than its bytes."""
         return type(tensor) in self._tensors and tensor.is_leaf and not tensor.__dict__
 
+    def _of_process(self, obj: Any) -> Any:
+        """What stands for something outside, which this process has made."""
+        return (
+            self.files.reduced(obj)
+            or locks.reduced(obj)
+            or loggers.reduced(obj)
+            or self._queues.reduced(obj)
+        )
+
+    def _is_outside(self, kind: type) -> bool:
+        """Whether objects of a class may be such: most are not, and there are many."""
+        if kind not in self._outside:
+            self._outside[kind] = issubclass(kind, _OUTSIDE + queues.kinds())
+        return self._outside[kind]
+
     def _reduced(self, obj: Any) -> Any:
         if type(obj) is GeneratorType:
             found = self.program.generators(obj)
             if found is not None:
+                self.program.origins(obj.gi_code, "")  # its source is wanted
                 return found
-        found = iterators.reduced(obj, _stand)
+        processes.check(obj)
+        found = iterators.reduced(obj, rebuilding.stand)
+        if found is None and maps.is_map(obj):
+            found = maps.reduced(obj, rebuilding.mapped)
         if found is not None:
             return found
         reduce = self.dispatch_table.get(type(obj))
@@ -347,60 +344,3 @@ def _is_found_by_name(obj: Any, name: str | None = None) -> bool:
     for part in (name or obj.__qualname__).split("."):
         found = getattr(found, part, None)
     return found is obj
-
-
-def _paths(
-    roots: Mapping[str, object], lost: Mapping[int, tuple[Any, str]]
-) -> dict[str, str]:
-    """By which path each object is reached, the shortest one."""
-    found: dict[str, str] = {}
-    left = set(lost)
-    waiting = [(name, value) for name, value in roots.items()]
-    seen: set[int] = set()
-    for _ in range(_DEEPEST):
-        following: list[tuple[str, object]] = []
-        for path, value in waiting:
-            if id(value) in left:
-                left.discard(id(value))
-                found[path] = lost[id(value)][1]
-            elif id(value) not in seen:
-                seen.add(id(value))
-                following += [(f"{path}{step}", x) for step, x in _inside(value)]
-        waiting = following
-        if not left:
-            break
-    found |= {f"?.{key:x}": lost[key][1] for key in left}
-    return found
-
-
-def _inside(value: object) -> Iterator[tuple[str, object]]:
-    if isinstance(value, dict):
-        yield from ((f"[{key!r:.40}]", x) for key, x in list(value.items()))
-    elif isinstance(value, list | tuple):
-        yield from ((f"[{index}]", x) for index, x in enumerate(value))
-    elif isinstance(value, set | frozenset):
-        yield from (("{}", x) for x in value)
-    elif asked := iterators.inside(value):
-        yield from ((".<iterator>", x) for x in asked if type(x) is not tuple)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [f.name for f in dataclasses.fields(value) if hasattr(value, f.name)]
-        yield from ((f".{name}", getattr(value, name)) for name in names)
-    else:
-        try:  # not vars(value): a lazy object would wake up
-            own = object.__getattribute__(value, "__dict__")
-        except AttributeError:
-            own = {}
-        if isinstance(own, dict) and not isinstance(value, types.ModuleType):
-            yield from ((f".{name}", x) for name, x in list(own.items()))
-        if isinstance(value, FunctionType):
-            yield from _of_function(value)
-
-
-def _of_function(function: FunctionType) -> Iterator[tuple[str, object]]:
-    names = function.__code__.co_freevars
-    for name, cell in zip(names, function.__closure__ or (), strict=False):
-        with contextlib.suppress(ValueError):
-            yield f".<closure>.{name}", cell.cell_contents
-    for name in function.__code__.co_names:
-        if name in function.__globals__:
-            yield f".<global>.{name}", function.__globals__[name]

@@ -16,7 +16,7 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 from gpurescue.errors import CannotResume
-from gpurescue.state import bars
+from gpurescue.state import bars, rows
 from gpurescue.state.loaders import position, rejoin
 from gpurescue.state.loaders.position import Position
 
@@ -56,9 +56,9 @@ def reduced(value: Any, stand: Stand) -> Reduced | None:
     Raises:
         CannotResume: Where it stands cannot be said; says why.
     """
-    bar = bars.reduced(value)
-    if bar is not None:
-        return bar
+    found = bars.reduced(value) or rows.reduced(value)
+    if found is not None:
+        return found
     why = _RUNNING.get(type(value))
     if why is not None:
         raise CannotResume(why)
@@ -86,6 +86,8 @@ def inside(value: object) -> list[object]:
     """What a built-in iterator asks, or is made from; for finding a path."""
     if isinstance(value, Loop):
         return [value.iterator, *value.items, *value.zeroed]
+    if found := rows.inside(value):
+        return found
     if type(value).__module__ not in {"builtins", "itertools"}:
         return []
     if not isinstance(value, Iterator):

@@ -1,9 +1,10 @@
-"""Objects of torch that pickle leaves something out of, or refuses.
+"""Objects of libraries that pickle leaves something out of, or refuses.
 
 An optimizer pickles what a state dict has, and no more: LBFGS then lacks its list of
 parameters, and a scheduler takes its optimizer for one that was replaced. A scaler
 pickles numbers in the place of its tensors. A module with parametrizations has a class
-of its own, which cannot be found by name.
+of its own, which cannot be found by name, and hooks on loading lose theirs. A ``Bunch``
+of scikit-learn, which is what a data set comes in, leaves its attributes out.
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ import sys
 import weakref
 from typing import Any
 
+from gpurescue.state import compiled
+
 _STEP = "step"
 _WRAPPED = "_wrapped_by_lr_sched"
 _PARAMETRIZE = "torch.nn.utils.parametrize"
+_BUNCH = "sklearn.utils._bunch"
 
 Reduced = tuple[Any, ...]
 
 
 def reduced(value: Any) -> Reduced | None:
     """How such an object is pickled; None for any other."""
+    if type(value).__module__ == _BUNCH:
+        return *value.__reduce_ex__(5)[:5], _fill
     torch = sys.modules.get("torch")
     if torch is None:
         return None
@@ -30,9 +36,12 @@ def reduced(value: Any) -> Reduced | None:
         return _of_optimizer(value) if is_plain else None
     if isinstance(value, torch.amp.GradScaler) and not value._per_optimizer_states:
         return bare, (type(value),), dict(vars(value)), None, None, _fill
+    if type(value) is torch.nn.modules.module._WrappedHook:
+        module = value.module() if value.with_module else None
+        return bare, (type(value),), (value.hook, module), None, None, _wrap
     if isinstance(value, torch.nn.Module) and type(value).__module__ == _PARAMETRIZE:
         return _of_parametrized(value)
-    return None
+    return compiled.reduced(value)
 
 
 def bare(kind: Any) -> Any:
@@ -42,6 +51,10 @@ def bare(kind: Any) -> Any:
 
 def _fill(value: Any, state: dict[str, Any]) -> None:
     vars(value).update(state)
+
+
+def _wrap(value: Any, state: tuple[Any, Any]) -> None:
+    value.__init__(*state)
 
 
 def _of_optimizer(value: Any) -> Reduced:

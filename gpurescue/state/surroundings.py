@@ -6,12 +6,24 @@ import contextlib
 import json
 import os
 import sys
+import time
+from collections.abc import Iterator
+
+from gpurescue.state.loggers import Loggers
 
 
 class Surroundings:
-    """Environment, folder and search path, as they were when this was made."""
+    """Environment, folder and search path, as they were when this was made.
+
+    Attributes:
+        loggers: As they were then.
+        began: When this was, in seconds since 1970; or when another process has begun
+            what goes on in this one.
+    """
 
     def __init__(self) -> None:
+        self.loggers = Loggers()
+        self.began = time.time()
         self._environment = dict(os.environ)
         self._path = list(sys.path)
 
@@ -25,6 +37,22 @@ class Surroundings:
             "path": [entry for entry in sys.path if entry not in self._path],
         }
         return json.dumps(found).encode()
+
+
+@contextlib.contextmanager
+def entering(data: bytes) -> Iterator[None]:
+    """Enter; if the block fails, all is as before."""
+    environment, folder, path = dict(os.environ), os.getcwd(), list(sys.path)
+    enter(data)
+    try:
+        yield
+    except BaseException:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+        sys.path[:] = path
+        os.chdir(folder)
+        raise
 
 
 def enter(data: bytes) -> None:

@@ -84,11 +84,13 @@ class Keeping:
         parent: The checkpoint that the run has gone on from.
         num_in_memory: How many of the newest stay in memory as well; at least 1.
         rules: Which checkpoints stay on the disk.
+        where: Says how far the run has come, for who asks after it.
     """
 
     parent: str | None = None
     num_in_memory: int = 2
     rules: Rules = _RULES
+    where: Callable[[], str] = str
 
 
 _KEEPING = Keeping()
@@ -133,6 +135,7 @@ class Checkpointer:
         self._writer = contextlib.ExitStack()
         self._writer.enter_context(store.writer(run))
         self._record = store.runs.begin(run, keeping.parent)
+        self._told = time.monotonic()
         self._copier = ThreadPoolExecutor(1, thread_name_prefix="gpurescue-copy")
         self._thread = threading.Thread(
             target=self._work, name=f"gpurescue-checkpoints-{run}", daemon=True
@@ -155,7 +158,8 @@ class Checkpointer:
             state: What it is of.
 
         Returns:
-            False if it has not begun: an earlier one, or making room, is not done yet.
+            False if it has not begun: an earlier one, or making room, is not done yet,
+            or there will be a better place.
 
         Raises:
             NotWritten: There will never be room for it.
@@ -166,6 +170,9 @@ class Checkpointer:
             return False
         with _nothing_collected():
             captured = capture(state.variables, DTYPES, state.program)
+            if captured.is_awaited and not state.is_urgent:
+                self.counts.waited += 1
+                return False
             notes, why = state.notes, missed(captured.lost)
             if why is not None and state.is_whole:
                 notes = {**notes, STAYS: why}
@@ -222,12 +229,19 @@ class Checkpointer:
 
     # -- in the background
 
+    def _beat(self) -> None:
+        """Say now and then that the run goes on."""
+        now = time.monotonic()
+        if now - self._told >= BEAT:
+            self._told = now
+            self.store.runs.beat(self._record, self._keeping.where())
+
     def _work(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(self._has_work, BEAT)
                 job, is_over = self._job, self._is_over
-            self.store.runs.beat(self.run)
+            self._beat()
             if job is None:
                 if is_over:
                     return

@@ -104,7 +104,12 @@ class Folder:
                 raise Damaged(f"{self.name}/{name}: {error.strerror}.") from error
 
     def publish(
-        self, name: str, write: Callable[[int], None], *, replaces: bool = False
+        self,
+        name: str,
+        write: Callable[[int], None],
+        *,
+        replaces: bool = False,
+        lasts: bool = True,
     ) -> None:
         """Write a file that is there whole, and durable, or not at all.
 
@@ -113,6 +118,7 @@ class Folder:
             write: Writes to the descriptor that it is given.
             replaces: True if another file may have that name, which this one can stand
                 in for. If it fails, one of the two is there.
+            lasts: False if a machine that loses its power may lose it, too.
 
         Raises:
             NotWritten: The disk is full, broken, or cannot be written to.
@@ -124,14 +130,16 @@ class Folder:
             try:
                 try:
                     write(file)
-                    os.fsync(file)
+                    if lasts:
+                        os.fsync(file)
                 finally:
                     os.close(file)
                 at = self.descriptor
                 os.rename(temporary, name, src_dir_fd=at, dst_dir_fd=at)
                 if not replaces:
                     temporary = name  # visible, not known to last: taken back then
-                os.fsync(self.descriptor)
+                if lasts:
+                    os.fsync(self.descriptor)
             except BaseException:
                 with contextlib.suppress(OSError):
                     os.unlink(temporary, dir_fd=self.descriptor)

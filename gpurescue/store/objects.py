@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gpurescue.errors import Refused
-from gpurescue.source import cells
-from gpurescue.state.capture import rebuilt, write_streams
+from gpurescue.source import cells, origins
+from gpurescue.state.capture import Ready, rebuilt, write_streams
 from gpurescue.state.finding import Found, find
-from gpurescue.state.graph import Parts, rebuild
+from gpurescue.state.rebuilding import Parts, rebuild
 from gpurescue.store.jobs import BUFFERS, CODE, GRAPH, SOURCE, STREAMS, SURROUNDINGS
 from gpurescue.store.reading import Reader
 from gpurescue.store.store import Store
@@ -27,7 +27,7 @@ def load(
     id: str,
     namespace: dict[str, Any] | None = None,
     *,
-    goes_on: bool = False,
+    ready: Ready | None = None,
 ) -> dict[str, Any]:
     """The variables of a checkpoint, as they were, by name.
 
@@ -38,7 +38,10 @@ def load(
         id: Which one.
         namespace: The globals of functions in it; what they use and is not there is
             put there. Nobody's, if None.
-        goes_on: Put random streams back, and have iterators of DataLoaders go on.
+        ready: Called with what is there, and with why code in it could not be made
+            by this version of Python, if a run is to go on with it: then random
+            streams are put back, iterators of DataLoaders go on, and files are opened,
+            as ``capture.rebuilt`` does it.
 
     Raises:
         Refused: It was not signed with the user's key: to make objects of it would
@@ -50,12 +53,12 @@ def load(
     reader = Reader(store, manifest)
     first = len(manifest.storages) - int(manifest.notes.get(BUFFERS, 0))
     buffers = [reader.bytes_of(n) for n in range(first, len(manifest.storages))]
-    parts = Parts(reader.storage, buffers, reader.tensor)
+    parts = Parts(reader.storage, buffers, reader.tensor, origins.code_of)
     if namespace is not None:
         parts = dataclasses.replace(parts, namespace=namespace)
     adopt_sources(reader)
-    if goes_on:
-        return rebuilt(reader.sealed(GRAPH), reader.object(STREAMS), parts)
+    if ready is not None:
+        return rebuilt(reader.sealed(GRAPH), reader.object(STREAMS), parts, ready)
     return rebuild(reader.sealed(GRAPH), parts)
 
 

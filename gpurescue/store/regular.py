@@ -58,6 +58,14 @@ class Regular:
         self._is_told = False
         self._is_closed = False
 
+    def wants(self) -> bool:
+        """True if a checkpoint is due that can be begun."""
+        if self._has_failed:
+            return False
+        if self.checkpointer is not None and self.checkpointer.is_busy:
+            return False
+        return self.is_wanted or self._policy.is_due(time.monotonic())
+
     def look(self, frame: FrameType, num_rounds: int) -> float:
         """At the top of a round: take a checkpoint if one is due."""
         now = time.monotonic()
@@ -114,12 +122,10 @@ class Regular:
         if self.checkpointer.is_busy:
             return
         try:
-            begun = time.perf_counter()
+            begun, waited = time.perf_counter(), self.checkpointer.counts.waited
             state = self._state(frame, not self._may_hope(now))
             looked = time.perf_counter() - begun
-            if state is None:
-                return
-            has_begun = self.checkpointer.take(state)
+            has_begun = state is not None and self.checkpointer.take(state)
         except StoreError as error:
             self._fail(str(error))
             return
@@ -132,6 +138,8 @@ class Regular:
             self.is_wanted, self._hoped = False, None
             self._policy.began(now)
             self._policy.stalled(looked + self.checkpointer.stall)
+        elif state is None or self.checkpointer.counts.waited > waited:
+            self._policy.charged(time.perf_counter() - begun)  # looking costs, too
 
     def _may_hope(self, now: float) -> bool:
         """True for a while where a run could not go on from: others may be better."""

@@ -1,8 +1,9 @@
 """The runs that a store has checkpoints of: which have ended, and which were killed.
 
-A run has a small file of its own. Whoever writes its checkpoints touches that every
-few seconds, and says in it at last how the run has ended. A run that says nothing of an
-end, and that nobody holds the lock of, was killed.
+A run has a small file of its own. Whoever writes its checkpoints says in it every few
+seconds how far the run has come, and at last how it has ended. A run that says nothing
+of an end, and that nobody holds the lock of, was killed. Of many runs only the last
+ones are known.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from gpurescue.store.files import Folder, write_all
 from gpurescue.store.format import Identity, Time
 from gpurescue.store.locks import ALONE, locked
 
-BEAT = 5.0  # seconds from one touch to the next
+BEAT = 5.0  # seconds from one word to the next
 SILENT = 60.0  # seconds: of a run on another machine, which then counts as killed
 RUNNING = "running"
+MOST = 200  # runs that are known; looking for the last one reads all of them
 _LIMIT = 64 * 1024
 _SUFFIX = ".json"
 _Text = Annotated[str, Meta(pattern="^[ -~]{0,200}$")]
@@ -41,6 +43,7 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         process: The number of its process there.
         state: ``running``, or how it has ended.
         parent: The checkpoint that it has gone on from; None for none.
+        where: How far it has come, in words.
     """
 
     run: Identity
@@ -49,6 +52,7 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     process: Annotated[int, Meta(ge=0, le=2**31)]
     state: _Text = RUNNING
     parent: Identity | None = None
+    where: _Text = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +99,31 @@ class Runs:
             process=os.getpid(),
             parent=parent,
         )
+        self._forget()
         self._write(made)
         return made
 
-    def beat(self, run: str) -> None:
-        """Note that a run goes on."""
-        if self._folder is not None:
-            with contextlib.suppress(NotWritten):
-                self._folder.touch(f"{run}{_SUFFIX}")
+    def beat(self, record: Record, where: str = "") -> None:
+        """Note that a run goes on, and how far it has come."""
+        found = msgspec.structs.replace(record, where=_plain(where))
+        self._write(found, lasts=False)
 
     def end(self, record: Record, state: str) -> None:
         """Note how a run has ended."""
         self._write(msgspec.structs.replace(record, state=_plain(state)))
 
-    def _write(self, record: Record) -> None:
+    def _forget(self) -> None:
+        """Make room for one more run."""
+        folder = self._folder
+        names = self._names()
+        if folder is None or len(names) < MOST:
+            return
+        ages = {name: folder.about(name).st_mtime for name in names}
+        with contextlib.suppress(NotWritten):
+            for name in sorted(names, key=ages.__getitem__)[: 1 - MOST]:
+                folder.remove(name)
+
+    def _write(self, record: Record, *, lasts: bool = True) -> None:
         data = encoded(record)
         if self._folder is not None:
             with contextlib.suppress(NotWritten):
@@ -116,12 +131,32 @@ class Runs:
                     f"{record.run}{_SUFFIX}",
                     lambda file: write_all(file, data),
                     replaces=True,
+                    lasts=lasts,
                 )
 
     def last(self) -> Seen | None:
         """The run that has begun last; None if there is none."""
         found = [seen for name in self._names() if (seen := self._seen(name))]
         return max(found, key=lambda seen: seen.record.began, default=None)
+
+    def of(self, run: str) -> Seen | None:
+        """A run; None if nothing is known of it."""
+        return None if self._folder is None else self._seen(f"{run}{_SUFFIX}")
+
+    def ended(self, run: str, checkpoint: str) -> float:
+        """When a run was alive last, or one that has gone on from its checkpoint.
+
+        Args:
+            run: Its id.
+            checkpoint: The id of that.
+
+        Returns:
+            Seconds since 1970; 0 if nothing is known of it.
+        """
+        found = [seen for name in self._names() if (seen := self._seen(name))]
+        ids = {run, checkpoint}
+        beats = [s.beat for s in found if ids & {s.record.run, s.record.parent}]
+        return max(beats, default=0.0)
 
     def _names(self) -> list[str]:
         names = [] if self._folder is None else self._folder.names()

@@ -10,28 +10,34 @@ rounds' ratios. Prints a table and, as its last line, one JSON object:
     run_overhead   of the guarded run against the plain one, minus 1
     run_noise      the same for the second plain copy
     num_taken      checkpoints that were published
+    scene_s        of each, seconds to find out what the run consists of, and that it
+                   can be gone on with from there; median
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import training  # first: it sets the paths and the number of threads
 from stalls import Training
 
+from gpurescue.magics import scripts
+from gpurescue.magics.scene import Scene
 from gpurescue.recovery.engine import Body, Run
 from gpurescue.recovery.hooks import Hooks
-from gpurescue.source import cells
+from gpurescue.source.folders import Folders
+from gpurescue.source.modules import Modules
 from gpurescue.state.capture import State
 from gpurescue.state.device import TorchRuntime
+from gpurescue.state.surroundings import Surroundings
 from gpurescue.store.checkpointer import Checkpointer
 from gpurescue.store.policy import Settings
 from gpurescue.store.regular import Regular
@@ -65,15 +71,18 @@ class _Guarded:
         self.book.cell(LOOP)
         self.program, self.folder = program, folder
         self.num_taken = 0
+        self.scenes: list[float] = []
 
     def __call__(self, seconds: float) -> float:
         self.book.names["seconds"] = seconds
-        name = training.harness.keep("found = train(step, seconds)\n")
-        tree = ast.parse("found = train(step, seconds)\n")
-        code = cells.compile_unit(tree, name, guard_body=True)
+        body = "found = train(step, seconds)\n"
+        text = scripts.Text(
+            written=body, source=body, filename=training.harness.keep(body)
+        )
+        script = scripts.compile_script(text, flags=0, interactivity="none")
         hooks = Hooks(journal=TorchRuntime().journal(keeps_parameters=False))
-        run = Run(Body(code=code, namespace=self.book.names), hooks=hooks)
-        regular = run.clock.watcher = self._regular()
+        run = Run(Body(code=script.code, namespace=self.book.names), hooks=hooks)
+        regular = run.clock.watcher = self._regular(script, run)
         run.start()
         run.wait()
         regular.close()
@@ -83,16 +92,27 @@ class _Guarded:
             raise run.error
         return float(self.book.names["found"])
 
-    def _regular(self) -> Regular:
-        variables = {"model": self.program.model, "optimizer": self.program.optimizer}
+    def _regular(self, script: scripts.Script, run: Run) -> Regular:
+        scene = Scene(
+            script=lambda: script,
+            namespace=self.book.names,
+            hidden=(),
+            modules=Modules(Folders(())),
+            where=run.clock.__str__,
+            surroundings=Surroundings(),
+        )
 
         def opened(report: Any) -> Checkpointer:
             store = Store(self.folder, create=True)
             return Checkpointer(store, "0123456789abcdef", on_done=report)
 
-        return Regular(
-            opened, Settings(), lambda frame, anyway: State(variables=variables)
-        )
+        def state(frame: FrameType, anyway: bool) -> State | None:
+            start = time.perf_counter()
+            found = scene(frame, anyway)
+            self.scenes.append(time.perf_counter() - start)
+            return found
+
+        return Regular(opened, Settings(), state)
 
 
 def figures(quick: bool) -> dict[str, Any]:
@@ -118,6 +138,7 @@ def figures(quick: bool) -> dict[str, Any]:
         "run_overhead": _ratio(costs["guarded"], costs["plain"]),
         "run_noise": _ratio(costs["plain again"], costs["plain"]),
         "num_taken": guarded.num_taken,
+        "scene_s": statistics.median(guarded.scenes),
         "overhead_step_s": statistics.median(costs["plain"]),
     }
 

@@ -7,9 +7,11 @@ a name: it runs in a real kernel that is killed with SIGKILL at a random moment 
 a checkpoint; a new kernel is told to ``%restore``, and is perhaps killed again, before
 one may end the run. A kill counts if the next kernel went on in the middle of the run.
 
+    problems   runs that did not come back, or not exactly
     exact      kills behind which all variables, random streams and files were, at the
                end, those of a plain process that nobody has killed
-    lost_s     seconds of work behind the checkpoint, median
+    lost_s     seconds from the newest checkpoint to the kill, median and worst
+    redone     steps of an optimizer that were done again, median and worst per kill
     revive_s   from ``%load_ext gpurescue`` and ``%restore`` in a fresh kernel to the
                end of the first new round, imports included, median
     restart_s  from starting a plain process on what the killed run has left to the
@@ -18,14 +20,16 @@ one may end the run. A kill counts if the next kernel went on in the middle of t
     ratio      the second by the first, median over the kills
 
 So that short programs can be killed, an optimizer's step takes 30 ms longer in the
-runs that are killed; not in the ones that are timed. Prints a table and, as its last
-line, one JSON object.
+runs that are killed; not in the ones that are timed. Left out are programs that are of
+no use without something outside of their process: they are named. Prints a table and,
+as its last line, one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -51,11 +55,18 @@ import scenario  # noqa: E402
 from driver import Notebook  # noqa: E402
 from scenario import Scenario  # noqa: E402
 
-SLOWER = """
-import time as _time
+COUNTED = """
 from torch.optim.optimizer import register_optimizer_step_post_hook as _register
+_steps = open("../steps", "ab", buffering=0)
+_register(lambda *_, **__: _steps.write(b"x") and None)
+"""
+SLOWER = (
+    COUNTED
+    + """
+import time as _time
 _register(lambda *_, **__: _time.sleep(0.03))
 """
+)
 OFTEN = """
 %config GpuRescue.checkpoints = True
 %config GpuRescue.seconds_between = 0.05
@@ -78,9 +89,11 @@ def _watch():
 threading.Thread(target=_watch, daemon=True).start()
 """
 MOST = 60.0  # seconds that anything may take
-ELSEWHERE = {  # what they need is in the process that was killed
-    "nondeterministic_error/vision_busy_server",
-    "gpu_contention/rl_rendezvous_port",
+ELSEWHERE = {
+    "nondeterministic_error/vision_busy_server": "asks a server in its own process",
+    "gpu_contention/rl_rendezvous_port": "holds a port of its machine",
+    "nondeterministic_error/rl_slow_worker": "has its environment in a child process",
+    "resource_bug/tabular_quota": "writes to a database, which knows later rows",
 }
 
 
@@ -92,9 +105,18 @@ class Outcome:
     exact: int = 0
     missed: int = 0
     lost_s: list[float] = field(default_factory=list)
+    redone: list[float] = field(default_factory=list)
     revive_s: list[float] = field(default_factory=list)
     restart_s: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+
+    def add(self, lost: list[float], differs: set[str]) -> None:
+        """Count kills of a run that has gone on to its end."""
+        self.kills += len(lost)
+        self.exact += 0 if differs else len(lost)
+        self.lost_s += lost
+        if differs:
+            self.wrong.append(f"differs: {sorted(differs)}")
 
 
 class Folder:
@@ -117,6 +139,10 @@ class Folder:
         found = (self.run / ".gpurescue" / "checkpoints").glob("*.json")
         return max((path.stat().st_mtime for path in found), default=0.0)
 
+    def num_steps(self) -> int:
+        """Steps of optimizers that were done here, again ones included."""
+        return (self.base / "steps").stat().st_size
+
     @contextlib.contextmanager
     def kernel(self) -> Iterator[Notebook]:
         """A fresh kernel in the program's folder."""
@@ -128,14 +154,17 @@ class Folder:
             book.close()
 
 
-def kill(book: Notebook, cell: str, folder: Folder, behind: int) -> bool:
-    """Run a cell and kill its kernel; False if it was over before.
+def kill(book: Notebook, cell: str, folder: Folder, behind: int) -> float | None:
+    """Run a cell and kill its kernel.
 
     Args:
         book: The kernel.
         cell: What to run.
         folder: Where its checkpoints are.
         behind: New checkpoints to wait for; the kill comes up to 60 ms later.
+
+    Returns:
+        Seconds since the newest checkpoint; None if the cell was over before.
     """
     before = seen = folder.ids()
     book.send(cell)
@@ -145,30 +174,34 @@ def kill(book: Notebook, cell: str, folder: Folder, behind: int) -> bool:
         if len(seen - before) >= behind:
             time.sleep(random.random() * 0.06)
             os.kill(book.manager.provisioner.pid, signal.SIGKILL)
-            return True
+            return time.time() - folder.newest()
         if book.client.shell_channel.msg_ready():
-            return False
+            return None
         time.sleep(0.002)
-    return False
+    return None
 
 
-def begun(program: Scenario, folder: Folder) -> bool:
-    """Run a program in a kernel that is killed; False if it was over before."""
+def _run(book: Notebook, cell: str) -> None:
+    done = book.run(cell, timeout=MOST)
+    assert done.is_ok, f"{done.reply} {done.traceback}"
+
+
+def begun(program: Scenario, folder: Folder) -> float | None:
+    """Run a program in a kernel that is killed; as ``kill``."""
     with folder.kernel() as book:
         playing.enter(book, folder.run)
         for cell in (SLOWER, OFTEN, *program.clean_cells):
-            done = book.run(cell, timeout=MOST)
-            assert done.is_ok, done.traceback
+            _run(book, cell)
         body = f"%%resilient --park\n{program.clean_body}"
         return kill(book, body, folder, random.randint(1, 3))
 
 
-def killed_again(folder: Folder) -> bool:
-    """Bring it back in a kernel that is killed, too."""
+def killed_again(folder: Folder) -> float | None:
+    """Bring it back in a kernel that is killed, too; as ``kill``."""
     with folder.kernel() as book:
         playing.enter(book, folder.run)
         for cell in (SLOWER, OFTEN):
-            assert book.run(cell, timeout=MOST).is_ok
+            _run(book, cell)
         return kill(book, "%restore --park", folder, 1)
 
 
@@ -187,19 +220,21 @@ class Ended:
     differs: set[str]
 
 
-def ended(program: Scenario, folder: Folder, clean: dict[str, Any]) -> Ended:
-    """Bring a run back in a fresh kernel, and let it end."""
+def ended(
+    program: Scenario, folder: Folder, clean: dict[str, Any], watch: str
+) -> Ended:
+    """Bring a run back in a fresh kernel that watches it, and let it end."""
     with folder.kernel() as book:
-        assert book.run(f"PROGRESS = {program.progress!r}\n{TIMED}").is_ok
+        _run(book, f"PROGRESS = {program.progress!r}\n{watch}")
         start = time.time()
         done = book.run("%load_ext gpurescue\n%restore --park --budget 0", timeout=MOST)
         assert done.is_ok, done.traceback
-        assert "Goes on from checkpoint" in done.stdout, done.stdout
+        assert "Goes on from checkpoint" in done.stdout, f"{done}"
         told = [x.split() for x in done.stdout.splitlines() if x[:7] == "REVIVED"]
         seconds = float(told[0][1]) - start if told else None
         progress = float(told[0][2]) if told else 0.0
         here = str(TESTS / "scenarios")
-        assert book.run(f"__import__('sys').path.append({here!r})").is_ok
+        _run(book, f"__import__('sys').path.append({here!r})")
         left = playing.left(book, clean["names"])
     wanted = clean["left"]
     names = {*left, *wanted}
@@ -214,21 +249,25 @@ def attempt(
     base = Path(tempfile.mkdtemp(prefix="gpurescue-revive-"))
     try:
         folder = Folder(base)
-        reference.begin(program, folder.clean)
+        counted = dataclasses.replace(
+            program, clean_cells=(COUNTED, *program.clean_cells)
+        )
+        reference.begin(counted, folder.clean)
         clean = reference.end()
-        if not begun(program, folder):
+        num_steps = folder.num_steps()
+        lost = [begun(program, folder)]
+        if lost[0] is None:
             found.missed += 1
             return
-        lost = time.time() - folder.newest()
         shutil.copytree(folder.run, base / "kept")
-        kills = 1 + (again and killed_again(folder))
-        done = ended(program, folder, clean)
-        found.kills += kills
-        found.exact += 0 if done.differs else kills
-        found.lost_s.append(lost)
-        if done.differs:
-            found.wrong.append(f"differs: {sorted(done.differs)}")
-        if done.seconds is not None and not again:
+        if again:
+            lost.append(killed_again(folder))
+        done = ended(program, folder, clean, COUNTED if again else TIMED)
+        found.add([seconds for seconds in lost if seconds is not None], done.differs)
+        if again:
+            redone = folder.num_steps() - 2 * num_steps
+            found.redone.append(redone / len(lost))
+        elif done.seconds is not None:
             found.revive_s.append(done.seconds)
             found.restart_s.append(
                 restart.restarted(program, base / "kept", done.progress)
@@ -291,10 +330,15 @@ def _figure(values: list[float]) -> float | None:
     return round(statistics.median(values), 3) if values else None
 
 
+def _worst(values: list[float]) -> float | None:
+    return round(max(values), 3) if values else None
+
+
 def _line(x: Outcome) -> str:
     text = (
         f"kills {x.kills:3} exact {x.exact:3} missed {x.missed} "
-        f"lost_s {_median(x.lost_s):.2f} revive_s {_median(x.revive_s):.2f} "
+        f"lost_s {_median(x.lost_s):.2f} redone {_median(x.redone):.1f} "
+        f"revive_s {_median(x.revive_s):.2f} "
         f"restart_s {_median(x.restart_s):.2f}"
     )
     return text + (f" {x.wrong[-1][:200]!r}" if x.wrong else "")
@@ -302,6 +346,8 @@ def _line(x: Outcome) -> str:
 
 def report(found: dict[str, Outcome]) -> None:
     """Print the table, and the figures as JSON."""
+    for name, why in ELSEWHERE.items():
+        print(f"{name:47} left out: {why}")
     for name, outcome in found.items():
         print(f"{name:47} {_line(outcome)}")
     outcomes = found.values()
@@ -310,6 +356,10 @@ def report(found: dict[str, Outcome]) -> None:
         "kills": sum(x.kills for x in outcomes),
         "exact": sum(x.exact for x in outcomes),
         "lost_s": _figure([s for x in outcomes for s in x.lost_s]),
+        "lost_s_worst": _worst([s for x in outcomes for s in x.lost_s]),
+        "redone": _figure([n for x in outcomes for n in x.redone]),
+        "redone_worst": _worst([n for x in outcomes for n in x.redone]),
+        "problems": sum(len(x.wrong) for x in outcomes),
         "revive_s": _figure([revive for revive, _ in pairs]),
         "restart_s": _figure([again for _, again in pairs]),
         "ratio": _figure([again / revive for revive, again in pairs]),

@@ -149,9 +149,9 @@ def test_the_best_checkpoint_stays(notebook, folder) -> None:
     notebook.run("%config GpuRescue.best = 'max accuracy'")
     found = notebook.run(
         "%%resilient --budget 90\n"
-        "for number in range(14):\n"
+        "for number in range(18):\n"
         "    accuracy = torch.tensor(0.9 - abs(number - 4) / 100)\n"
-        "    losses = train(net, optimizer, 1)\n",
+        "    losses = train(net, optimizer, 2)\n",
         timeout=120,
     )
     assert found.is_ok

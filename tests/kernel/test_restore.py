@@ -6,24 +6,17 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from driver import Notebook, Result
+from driver import Notebook
+from restoring import ANOTHER, Start, ids, killed, start, went_on
 
 pytest.importorskip("torch")
 
 pytestmark = pytest.mark.kernel
+__all__ = ["start"]
 
-SETUP = """
-import os
-os.environ['JUPYTER_DATA_DIR'] = {data!r}
-%load_ext gpurescue
-%config GpuRescue.seconds_between = 0.1
-%config GpuRescue.checkpoints = True
-%config GpuRescue.budget = 50
-"""
 TRAINING = """
 import random, time
 import numpy as np, torch
@@ -83,25 +76,6 @@ for value in (losses, means, random.getstate(), np.random.get_state()):
 print(found.hexdigest(), len(losses))
 """
 
-Start = Callable[[], Notebook]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts kernels of one notebook."""
-    started: list[Notebook] = []
-
-    def one() -> Notebook:
-        book = Notebook(tmp_path)
-        started.append(book)
-        data = str(tmp_path / "jupyter")
-        assert book.run(SETUP.format(data=data), timeout=60).is_ok
-        return book
-
-    yield one
-    for book in started:
-        book.close()
-
 
 @pytest.fixture
 def wanted(start: Start) -> str:
@@ -112,33 +86,9 @@ def wanted(start: Start) -> str:
     return book.run(DIGEST).stdout
 
 
-def killed(book: Notebook, body: str, folder: Path, num_checkpoints: int) -> None:
-    """Run a cell until there are so many checkpoints, and kill the kernel."""
-    before = seen = ids(folder)
-    book.send(body)
-    for _ in range(1200):
-        seen = seen | ids(folder)
-        if len(seen - before) >= num_checkpoints:
-            break
-        time.sleep(0.02)
-    else:
-        pytest.fail("There is no checkpoint.")
-    os.kill(book.manager.provisioner.pid, signal.SIGKILL)
-
-
-def ids(folder: Path) -> set[str]:
-    return {
-        path.stem for path in (folder / ".gpurescue" / "checkpoints").glob("*.json")
-    }
-
-
 def slow(book: Notebook) -> None:
     assert book.run(TRAINING, timeout=60).is_ok
     assert book.run("PACE = 0.04").is_ok
-
-
-def went_on(result: Result) -> bool:
-    return "Goes on from checkpoint" in result.stdout
 
 
 def test_a_killed_run_goes_on_to_the_same_end(
@@ -299,3 +249,161 @@ def test_files_that_were_edited_are_told_before_anything_runs(
     assert "helpers.py was edited" in refused.traceback
     assert went_on(again.run("%restore --force", timeout=60))
     assert again.run(DIGEST).stdout == wanted
+
+
+ROWS = """
+import random, time
+import numpy as np, torch
+from torch.utils.data import DataLoader, IterableDataset
+
+class Rows(IterableDataset):
+    def __iter__(self):
+        order = list(range(200))
+        random.shuffle(order)
+        for number in order:
+            yield number + torch.rand(())
+
+random.seed(1), torch.manual_seed(1), np.random.seed(1)
+loader = DataLoader(Rows(), batch_size=4)
+losses, means, PACE = [], [], 0.0
+optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(()))])
+net = torch.nn.Identity()
+"""
+OVER_ROWS = """
+for epoch in range(3):
+    for rows in loader:
+        losses.append(rows.sum().item())
+        time.sleep(PACE)
+"""
+
+
+def test_a_generator_that_no_name_leads_to_goes_on(
+    start: Start, tmp_path: Path
+) -> None:
+    book = start()
+    assert book.run(ROWS, timeout=60).is_ok
+    assert book.run(OVER_ROWS, timeout=60).is_ok
+    wanted = book.run(DIGEST).stdout
+    book = start()
+    assert book.run(f"{ROWS}\nPACE = 0.02", timeout=60).is_ok
+    killed(book, f"%%resilient\n{OVER_ROWS}", tmp_path, 2)
+    again = start()
+    assert went_on(again.run("%restore", timeout=60))
+    assert again.run(DIGEST).stdout == wanted
+
+
+WHILE = """
+done = 0
+while done < 60:
+    x = torch.randn(8, 16) + random.random()
+    optimizer.zero_grad()
+    loss = net(x).square().mean()
+    loss.backward()
+    optimizer.step()
+    losses.append(loss.item())
+    done += 1
+    time.sleep(PACE)
+"""
+THIRD = """
+for fold in range(1):
+    for epoch in range(1):
+        for x in torch.utils.data.DataLoader(torch.randn(240, 16), 4, shuffle=True):
+            optimizer.zero_grad()
+            loss = net(x).square().mean()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            time.sleep(PACE)
+"""
+IN_CELL = """
+for seed in (torch.manual_seed, random.seed, np.random.seed):
+    seed(0)
+net, means = torch.nn.Linear(16, 4), []
+optimizer = torch.optim.AdamW(net.parameters())
+"""
+
+
+@pytest.mark.parametrize("loop", [WHILE, THIRD], ids=["while", "third"])
+def test_a_loop_that_no_clock_counts_goes_on(
+    start: Start, tmp_path: Path, loop: str
+) -> None:
+    setup = f"{TRAINING}\n{IN_CELL}"
+    book = start()
+    assert book.run(setup, timeout=60).is_ok
+    assert book.run(loop, timeout=60).is_ok
+    wanted = book.run(DIGEST).stdout
+    book = start()
+    assert book.run(f"{setup}\nPACE = 0.2", timeout=60).is_ok
+    killed(book, f"%%resilient\n{loop}", tmp_path, 1)
+    again = start()
+    assert again.run("%restore --look", timeout=60).is_ok
+    assert 0 < int(again.run("len(losses)").value or 0) < 60
+    assert went_on(again.run("%restore", timeout=60))
+    assert again.run(DIGEST).stdout == wanted
+
+
+def test_another_version_of_python_makes_its_own_code_from_the_sources(
+    start: Start, wanted: str, tmp_path: Path
+) -> None:
+    book = start()
+    slow(book)
+    assert book.run(ANOTHER).is_ok
+    killed(book, f"%%resilient\n{RUN}", tmp_path, 1)
+    again = start()
+    refused = again.run("%restore", timeout=60)
+    assert re.search(
+        r"Python was 3\.10\.4, and is 3\.\d+\.\d+\. %restore --force goes on all",
+        refused.traceback,
+    )
+    assert again.run("'losses' in globals()").value == "False"
+    result = again.run("%restore --force", timeout=60)
+    assert went_on(result)
+    assert "could not make again" not in result.stdout
+    assert again.run(DIGEST).stdout == wanted
+
+
+def test_a_run_that_is_alive_elsewhere_is_left_alone(
+    start: Start, tmp_path: Path
+) -> None:
+    book = start()
+    slow(book)
+    book.send(f"%%resilient\n{RUN}")
+    for _ in range(1200):
+        if ids(tmp_path):
+            break
+        time.sleep(0.02)
+    again = start()
+    refused = again.run("%restore", timeout=60)
+    assert f"alive: process {book.manager.provisioner.pid} on" in refused.traceback
+    assert again.run("'losses' in globals()").value == "False"
+
+
+LOSING = """
+import threading, time
+stop = threading.Event()
+helper = threading.Thread(target=stop.wait, daemon=True)
+helper.start()
+config = {"notify": [helper]}
+done = []
+def work():
+    for i in range(100):
+        done.append(i)
+        time.sleep(PACE)
+PACE = 0.1
+"""
+
+
+def test_what_is_not_there_any_more_is_said_and_named_where_it_is_used(
+    start: Start, tmp_path: Path
+) -> None:
+    book = start()
+    assert book.run(LOSING).is_ok
+    killed(book, "%%resilient\nwork()\nhelper.join()", tmp_path, 1)
+    again = start()
+    held = again.run("%restore", timeout=60)
+    assert "Not there any more: helper (Thread: a thread ends" in held.stdout
+    assert "Thread that could not be kept is asked for 'join'" in held.traceback
+    assert again.run("len(done)").value == "100"
+    assert again.run("import threading\nhelper = threading.Thread()").is_ok
+    assert again.run("helper.start()").is_ok
+    assert again.run("%resume", timeout=60).is_ok

@@ -54,13 +54,20 @@ class Notebook:
         self, source: str, *, watcher: Watcher | None = None, **options: Any
     ) -> Run:
         """Start a ``%%resilient`` cell."""
+        run = self.ready(source, watcher=watcher, **options)
+        run.start()
+        return run
+
+    def ready(
+        self, source: str, *, watcher: Watcher | None = None, **options: Any
+    ) -> Run:
+        """A ``%%resilient`` cell that has not started."""
         name = keep(source)
         flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         tree = compile(source, name, "exec", flags | ast.PyCF_ONLY_AST, True)
         code = cells.compile_unit(tree, name, flags=flags, guard_body=True)
         run = Run(Body(code=code, namespace=self.names), **options)
         run.clock.watcher = watcher
-        run.start()
         return run
 
     def redefine(self, run: Run, source: str) -> None:

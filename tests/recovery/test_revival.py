@@ -143,13 +143,60 @@ for i in range(3):
     T(waiting.send("sent") if i else None)
 waiting.close()
 """
+WHILES = """
+def f(n):
+    i = 0
+    while i < n:
+        i += 1
+        T(i)
+        k = 0
+        while True:
+            k += 1
+            if T(k) == 2:
+                break
+    else:
+        T("else")
+    return i
+# %%
+n = 0
+while n < 3:
+    n += T(1)
+    T(f(2) + n)
+    for a in range(2):
+        for b in range(2):
+            for c in "xy":
+                T((a, b, c))
+T(n)
+"""
+FILES = """
+def write(file, n):
+    for i in range(n):
+        file.write(f"{i}\\n")
+    return file.tell()
+def rows(path):
+    with open(path) as file, open("copy", "wb", buffering=0) as copy:
+        file.readline()
+        for i in range(3):
+            copy.write(file.readline().encode())
+        return file.read()
+# %%
+with open("log", "w") as file:
+    for e in range(3):
+        T(write(file, 3))
+T(rows("log"))
+T(file.closed)
+for e in range(2):
+    T((open("log").read(), open("copy").read()))
+"""
 PROGRAMS = {
+    "files": FILES,
     "operands": OPERANDS,
     "shared cells": SHARED,
     "methods": METHODS,
     "blocks": BLOCKS,
     "generators": GENERATORS,
 }
+SHOWN = PROGRAMS | {"whiles": WHILES}
 
 
 @pytest.fixture(autouse=True)
@@ -159,18 +206,34 @@ def _forget():
 
 
 @pytest.mark.parametrize("name", list(PROGRAMS))
-def test_each_copy_ends_as_the_program_does(name):
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # programs leave files open
+def test_each_copy_ends_as_the_program_does(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     found = reviving.sweep(PROGRAMS[name].split("# %%\n"))
     assert not found.wrong
     assert found.num_copies >= 5
 
 
+@pytest.mark.parametrize("name", list(SHOWN))
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_each_copy_from_inside_of_any_loop_ends_as_the_program_does(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    found = reviving.sweep(SHOWN[name].split("# %%\n"), shows=True)
+    assert not found.wrong
+    assert found.num_copies >= 4
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_samples(name):
-    assert not reviving.sweep(harness.load(name), most=30).wrong
+@pytest.mark.parametrize("shows", [False, True])
+def test_samples(name, shows):
+    assert not reviving.sweep(harness.load(name), most=30, shows=shows).wrong
 
 
 REFUSED = {
+    "a file that cannot be opened again: it is no plain file": "import os\n"
+    "with open(os.devnull) as file:\n    for i in [1]:\n        T(i)\n",
     "of <module> does not call f itself": "def f(x):\n    for i in [1]:\n"
     "        T(i)\n    return x\n"
     "# %%\nT(sorted([2, 1], key=f))\n",
@@ -196,7 +259,7 @@ def test_what_would_not_be_exact_is_refused_while_it_runs(reason):
     assert found.refused
 
 
-def random_programs(first: int, count: int) -> int:
+def random_programs(first: int, count: int, *, shows: bool = False) -> int:
     """How many copies of random programs were taken, all of them exact."""
     num_copies = 0
     for number in range(first, first + count):
@@ -205,7 +268,11 @@ def random_programs(first: int, count: int) -> int:
         if alone.error is not None:
             continue
         found = reviving.sweep(
-            parts, most=6, wanted=alone.trace, probe=properties.Probe()
+            parts,
+            most=6,
+            wanted=alone.trace,
+            probe=properties.Probe(),
+            shows=shows,
         )
         assert not found.wrong, f"program {number}"
         num_copies += found.num_copies
@@ -216,6 +283,7 @@ def random_programs(first: int, count: int) -> int:
 @pytest.mark.filterwarnings("ignore")
 def test_random_programs():
     assert random_programs(0, 40) > 20
+    assert random_programs(40, 40, shows=True) > 3
 
 
 @pytest.mark.thorough
@@ -223,3 +291,4 @@ def test_random_programs():
 @pytest.mark.parametrize("first", range(1000, 2000, 100))
 def test_many_random_programs(first):
     assert random_programs(first, 100) > 40
+    assert random_programs(first, 40, shows=True) > 3

@@ -1,12 +1,14 @@
 """Loops over DataLoaders that are left in one process and gone on with in another.
 
 Run as a script, with what to do, and a folder: ``leave`` runs every program to its end,
-writes down where it stands at one round, and what came after it; ``join`` goes on from
-there in another process, and writes down the same.
+writes down where it stands at one round, and what came after it; ``pass_on`` goes on
+from there in another process for a round, and writes down where it stands then;
+``join`` goes on in a third one, and writes down what came.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
@@ -32,9 +34,9 @@ from torch.utils.data import (
 from tqdm import tqdm
 
 from gpurescue.state import capture
-from gpurescue.state.graph import Parts
 from gpurescue.state.iterators import Loop
 from gpurescue.state.loaders import watching
+from gpurescue.state.rebuilding import Parts
 from gpurescue.store.format import DTYPES
 
 quiet = io.StringIO()
@@ -280,7 +282,13 @@ def leave(program: Program, path: Path) -> list[str]:
     loop = iter(program.loop(names["loader"]))
     for _ in range(number):
         ignored.note(next(loop))
-    roots = {"names": names, "loop": Loop(loop)}
+    lost = write({"names": names, "loop": Loop(loop)}, path)
+    rest = Rest()
+    run(names, program, epoch, loop, rest.note)
+    return [*rest.end(names), *(f"{k}: {v}" for k, v in lost.items())]
+
+
+def write(roots: dict[str, Any], path: Path) -> dict[str, str]:
     found = capture.capture(roots, DTYPES)
     pieces = {
         "storages": [bytes(s.tolist()) for s in found.storages],
@@ -290,12 +298,10 @@ def leave(program: Program, path: Path) -> list[str]:
         "tensors": {name: tensor.tolist() for name, tensor in found.tensors.items()},
     }
     path.write_bytes(pickle.dumps(pieces))
-    rest = Rest()
-    run(names, program, epoch, loop, rest.note)
-    return [*rest.end(names), *(f"{k}: {v}" for k, v in found.lost.items())]
+    return found.lost
 
 
-def join(program: Program, path: Path) -> list[str]:
+def read(path: Path) -> dict[str, Any]:
     pieces = pickle.loads(path.read_bytes())
     storages = [
         torch.frombuffer(bytearray(s), dtype=torch.uint8).untyped_storage()
@@ -305,8 +311,19 @@ def join(program: Program, path: Path) -> list[str]:
     tensors = {n: torch.tensor(x).double() for n, x in pieces["tensors"].items()}
     parts = Parts(storages.__getitem__, buffers, tensors.__getitem__)
     torch.rand(3)  # streams stand elsewhere
-    found = capture.rebuilt(pieces["objects"], pieces["streams"], parts)
-    rest = Rest()
+    return capture.rebuilt(pieces["objects"], pieces["streams"], parts)
+
+
+def pass_on(program: Program, path: Path) -> list[str]:
+    found, rest = read(path), Rest()
+    with contextlib.suppress(StopIteration):
+        rest.note(next(found["loop"].iterator))
+    lost = write(found, path)
+    return [*rest.seen, *(f"{k}: {v}" for k, v in lost.items())]
+
+
+def join(program: Program, path: Path) -> list[str]:
+    found, rest = read(path), Rest()
     run(found["names"], program, program.at[0], found["loop"].iterator, rest.note)
     return rest.end(found["names"])
 

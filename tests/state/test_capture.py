@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from gpurescue.state import capture
-from gpurescue.state.graph import Parts, rebuild
+from gpurescue.state.rebuilding import Parts, rebuild
 from gpurescue.store.format import DTYPES
 
 CELL = """

@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from gpurescue.errors import CannotResume  # noqa: E402
-from gpurescue.state import graph  # noqa: E402
+from gpurescue.state import graph, rebuilding  # noqa: E402
 
 
 def again(roots):
@@ -21,8 +21,8 @@ def again(roots):
     found = graph.capture(roots)
     storages = [torch.UntypedStorage(s.nbytes()).copy_(s) for s in found.storages]
     buffers = [bytearray(buffer.raw()) for buffer in found.buffers]
-    return graph.rebuild(
-        found.data, graph.Parts(storages.__getitem__, buffers, {}.__getitem__)
+    return rebuilding.rebuild(
+        found.data, rebuilding.Parts(storages.__getitem__, buffers, {}.__getitem__)
     ), found
 
 
@@ -85,7 +85,7 @@ f = make(3); f()
     ("make", "kind"),
     [
         (lambda: socket.socket(), "socket"),
-        (lambda: threading.Lock(), "lock"),
+        (lambda: threading.local(), "_local"),
         (lambda: open("/dev/null"), "TextIOWrapper"),
         (lambda: (x for x in [1]), "generator"),
         (lambda: memoryview(b"x"), "memoryview"),
@@ -213,3 +213,31 @@ def test_what_asks_something_lost_says_so_when_it_is_asked():
     for iterator in found["asks"]:
         with pytest.raises(CannotResume, match="generator is asked for"):
             next(iterator)
+
+
+def test_a_bunch_of_scikit_learn_keeps_its_attributes():
+    datasets = pytest.importorskip("sklearn.datasets")
+    wine = datasets.load_wine()
+    found = again({"wine": wine})[0]["wine"]
+    assert type(found) is type(wine)
+    assert vars(found) == vars(wine) != {}
+    assert np.array_equal(found.data, wine.data)
+
+
+def test_what_could_not_be_kept_says_so_when_it_is_used():
+    found = again({"lock": threading.Thread(target=print)})[0]["lock"]
+    twice = again({"lock": found})[0]["lock"]
+    for lost in (found, twice):
+        assert not hasattr(lost, "start")
+        with pytest.raises(AttributeError, match=r"could not be kept .* 'start'"):
+            lost.start()
+
+
+def test_hooks_on_loading_keep_what_they_are_called():
+    layer = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(3, 2))
+    found = again({"layer": layer})[0]["layer"]
+    (before,) = layer._load_state_dict_pre_hooks.values()
+    (after,) = found._load_state_dict_pre_hooks.values()
+    assert after.__qualname__ == before.__qualname__
+    found.load_state_dict(layer.state_dict())
+    assert torch.equal(found.weight, layer.weight)

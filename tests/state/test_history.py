@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gpurescue.errors import CannotResume
-from gpurescue.state import graph
+from gpurescue.state import graph, rebuilding
 
 torch = pytest.importorskip("torch")
 
@@ -14,8 +14,10 @@ def again(**roots):
     found = graph.capture(roots)
     assert not found.lost
     storages = [storage.clone() for storage in found.storages]
-    parts = graph.Parts(storages.__getitem__, list(found.buffers), lambda name: None)
-    return graph.rebuild(found.data, parts)
+    parts = rebuilding.Parts(
+        storages.__getitem__, list(found.buffers), lambda name: None
+    )
+    return rebuilding.rebuild(found.data, parts)
 
 
 @pytest.fixture
@@ -64,3 +66,15 @@ def test_memory_that_it_shares_stays_shared():
 def test_one_that_is_there_twice_is_one(loss):
     found = again(first=loss, second=loss)
     assert found["first"] is found["second"]
+
+
+def test_only_what_a_backward_pass_is_to_come_through_is_awaited(loss):
+    inner = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LSTM(3, 2))
+    mean = inner(torch.ones(4, 2))[0].mean()
+    total = mean + 1
+    for value in (mean, total, loss):
+        assert graph.capture({"value": [value]}).is_awaited
+    mean.backward()
+    loss.backward()
+    for value in (mean, total, loss, mean.detach()):
+        assert not graph.capture({"value": [value]}).is_awaited

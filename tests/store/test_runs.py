@@ -11,7 +11,7 @@ import time
 import pytest
 import xxhash
 
-from gpurescue.store.runs import RUNNING, SILENT
+from gpurescue.store.runs import MOST, RUNNING, SILENT
 from gpurescue.store.store import Store
 
 RUN, OTHER = "ab" * 8, "cd" * 8
@@ -72,15 +72,27 @@ def test_a_process_that_is_killed_leaves_its_run_as_killed(store):
 
 
 def test_a_beat_tells_when_a_run_was_alive_last(store):
-    store.runs.begin(RUN)
+    record = store.runs.begin(RUN)
     os.utime(path(store), (1000.0, 1000.0))
     before = store.runs.last()
-    store.runs.beat(RUN)
+    store.runs.beat(record, "epoch 1/2, \u00e9\n" + 300 * "x")
     after = store.runs.last()
     assert before is not None
     assert after is not None
     assert before.beat == 1000.0
     assert time.time() - after.beat < 100
+    assert after.record.where.startswith("epoch 1/2, ??xxx")
+    assert store.runs.of(RUN) == after
+    assert store.runs.of(OTHER) is None
+
+
+def test_the_oldest_of_many_are_forgotten(store):
+    for number in range(MOST + 5):
+        store.runs.begin(f"{number:016x}")
+        os.utime(path(store, f"{number:016x}"), (number, number))
+    assert store.runs.of(f"{4:016x}") is None
+    assert store.runs.of(f"{5:016x}") is not None
+    assert len(list(path(store).parent.iterdir())) == MOST
 
 
 @pytest.mark.parametrize(("age", "is_alive"), [(0, True), (SILENT * 2, False)])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import GeneratorType
 from typing import Any
 
 from gpurescue.errors import CannotResume
@@ -144,8 +143,6 @@ def _of_single(iterator: Any) -> Position:
     items = None
     if hasattr(fetcher, "dataset_iter"):
         items = fetcher.dataset_iter, bool(fetcher.ended)
-        if isinstance(items[0], GeneratorType):
-            raise CannotResume("the items of its dataset come from a generator")
     return Position(
         loader=single.loader_of(iterator),
         options={name: getattr(iterator, own) for name, own in _OPTIONS.items()},

@@ -30,7 +30,8 @@ def bare(has_workers: bool) -> Any:
     module = importlib.import_module(watching.MODULE)
     kind = "MultiProcessing" if has_workers else "SingleProcess"
     made: Any = object.__new__(getattr(module, f"_{kind}DataLoaderIter"))
-    made._shutdown = True  # there are no workers to end
+    if has_workers:
+        made._shutdown = True  # they are not there yet, and need not be ended
     return made
 
 

@@ -15,7 +15,7 @@ from training import Training  # noqa: E402
 from gpurescue.magics import scene  # noqa: E402
 from gpurescue.recovery.engine import State  # noqa: E402
 from gpurescue.state import capture  # noqa: E402
-from gpurescue.state.graph import Parts  # noqa: E402
+from gpurescue.state.rebuilding import Parts  # noqa: E402
 from gpurescue.store.format import DTYPES  # noqa: E402
 
 NUM_ROUNDS = 26  # that are over when the run is written down; 20 in each epoch
