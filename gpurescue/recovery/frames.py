@@ -78,6 +78,17 @@ def write(frame: FrameType, values: Mapping[str, Any]) -> None:
         ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
 
 
+def forget_locals(frame: FrameType) -> None:
+    """To be called last in a trace function, with its frame.
+
+    CPython 3.12 writes back what ``f_locals`` of a frame held, behind each call of one.
+    At module level it takes the variable of a comprehension for a global one then: it
+    becomes None, or the global one of that name.
+    """
+    if _HAS_FLAG and is_body(frame):
+        _bytes[id(frame) + _FLAG] = 0  # ``f_fast_as_locals``: nothing to be written
+
+
 def cells(holder: FunctionType | None) -> dict[str, CellType]:
     """The cells that a guard's lambda closed over, by variable name."""
     if holder is None:
@@ -136,10 +147,13 @@ class showing_line_of:
             _set_line(self._frame, 0)
 
 
+_HAS_FLAG = sys.version_info[:2] == (3, 12)
 _LINE = object.__basicsize__ + 3 * ctypes.sizeof(ctypes.c_void_p)
 # The whole address space as an array: indexing one is faster than from_address().
 _space = 2**47 if ctypes.sizeof(ctypes.c_void_p) == 8 else 2**30
 _integers = (ctypes.c_int * (_space // 4)).from_address(0)
+_bytes = (ctypes.c_ubyte * _space).from_address(0)
+_FLAG = _LINE + ctypes.sizeof(ctypes.c_int) + 2  # f_trace_lines, f_trace_opcodes
 
 
 def _set_line(frame: FrameType, line: int) -> None:

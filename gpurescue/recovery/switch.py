@@ -105,8 +105,10 @@ class _Trace:
         with own.harmless("Edited functions keep their old code, or nothing pauses."):
             stop = self._seen(frame, event)
             if stop is None:
+                frames.forget_locals(frame)
                 return self._local if self._is_in else None
         self._remove()
+        frames.forget_locals(frame)
         if stop is not None:
             raise stop
         return None

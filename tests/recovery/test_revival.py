@@ -168,6 +168,22 @@ while n < 3:
                 T((a, b, c))
 T(n)
 """
+INLINED = """
+i = x = "global"
+# %%
+while T(1) and i != 2:
+    for i in range(3):
+        for k in "ab":
+            locals()
+            T([T((x,
+                  k, i))
+               for x in (1,
+                         2)])
+            T({x: T(y)
+               for x, y in zip("cd",
+                               "ef")})
+T(x)
+"""
 FILES = """
 def write(file, n):
     for i in range(n):
@@ -196,7 +212,7 @@ PROGRAMS = {
     "blocks": BLOCKS,
     "generators": GENERATORS,
 }
-SHOWN = PROGRAMS | {"whiles": WHILES}
+SHOWN = PROGRAMS | {"whiles": WHILES, "inlined": INLINED}
 
 
 @pytest.fixture(autouse=True)
