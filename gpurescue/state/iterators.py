@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import itertools
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
@@ -28,6 +29,7 @@ _RUNNING = {
     CoroutineType: "a coroutine cannot be copied",
     AsyncGeneratorType: "a generator cannot be copied",
 }
+_OF_DEQUES: tuple[Any, ...] = (type(iter(deque())), type(reversed(deque())))
 _ITERTOOLS = {x for x in vars(itertools).values() if isinstance(x, type)}
 
 
@@ -59,10 +61,18 @@ def reduced(value: Any, stand: Stand) -> Reduced | None:
     found = bars.reduced(value) or rows.reduced(value)
     if found is not None:
         return found
+    if type(value) in _OF_DEQUES:
+        return _of_deque, (_OF_DEQUES.index(type(value)), *value.__reduce__()[1])
     why = _RUNNING.get(type(value))
     if why is not None:
         raise CannotResume(why)
     return _of_loader(value, stand) if position.is_loaders(value) else None
+
+
+def _of_deque(kind: int, items: Any, index: int) -> Iterator[Any]:
+    """Their types have no name in common: CPython 3.12 moved them."""
+    made: Iterator[Any] = _OF_DEQUES[kind](items, index)
+    return made
 
 
 def _of_loader(value: Any, stand: Stand) -> Reduced:
