@@ -29,7 +29,7 @@ from gpurescue.store.pipe import Pipe
 from gpurescue.store.plans import Plan
 from gpurescue.store.retention import Rules
 from gpurescue.store.room import room
-from gpurescue.store.runs import BEAT
+from gpurescue.store.runs import Pulse
 from gpurescue.store.snapshot import Snapshotter
 from gpurescue.store.staging import Staging
 from gpurescue.store.store import Store
@@ -134,8 +134,7 @@ class Checkpointer:
         self._is_over = False
         self._writer = contextlib.ExitStack()
         self._writer.enter_context(store.writer(run))
-        self._record = store.runs.begin(run, keeping.parent)
-        self._told = time.monotonic()
+        self._pulse = Pulse(store.runs, run, keeping.parent, keeping.where)
         self._copier = ThreadPoolExecutor(1, thread_name_prefix="gpurescue-copy")
         self._thread = threading.Thread(
             target=self._work, name=f"gpurescue-checkpoints-{run}", daemon=True
@@ -224,24 +223,16 @@ class Checkpointer:
         self._snapshotter.close()
         self.counts.published += self._newest.write_last()
         self._newest.close()
-        self.store.runs.end(self._record, state)
+        self._pulse.end(state)
         self._writer.close()
 
     # -- in the background
 
-    def _beat(self) -> None:
-        """Say now and then that the run goes on."""
-        now = time.monotonic()
-        if now - self._told >= BEAT:
-            self._told = now
-            self.store.runs.beat(self._record, self._keeping.where())
-
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(self._has_work, BEAT)
+                self._changed.wait_for(self._has_work)
                 job, is_over = self._job, self._is_over
-            self._beat()
             if job is None:
                 if is_over:
                     return

@@ -9,9 +9,12 @@ ones are known.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -23,6 +26,8 @@ from gpurescue.errors import Locked, NotWritten, Refused, StoreError
 from gpurescue.store.files import Folder, write_all
 from gpurescue.store.format import Identity, Time
 from gpurescue.store.locks import ALONE, locked
+
+_log = logging.getLogger(__name__)
 
 BEAT = 5.0  # seconds from one word to the next
 SILENT = 60.0  # seconds: of a run on another machine, which then counts as killed
@@ -185,6 +190,44 @@ class Runs:
             return True
         except NotWritten:  # a folder that one may only read
             return time.time() - beat < SILENT
+
+
+class Pulse:
+    """Says of a run every few seconds that it goes on, in a thread of its own.
+
+    Whoever writes its checkpoints may be at one of them for minutes.
+
+    Args:
+        runs: The runs of the store.
+        run: Its id; it begins now.
+        parent: The checkpoint that it has gone on from; None for none.
+        where: Says how far it has come.
+    """
+
+    def __init__(
+        self, runs: Runs, run: str, parent: str | None, where: Callable[[], str]
+    ) -> None:
+        self._runs = runs
+        self._where = where
+        self._record = runs.begin(run, parent)
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(
+            target=self._work, name=f"gpurescue-pulse-{run}", daemon=True
+        )
+        self._thread.start()
+
+    def end(self, state: str) -> None:
+        """Say how it has ended."""
+        self._is_over.set()
+        self._thread.join()
+        self._runs.end(self._record, state)
+
+    def _work(self) -> None:
+        while not self._is_over.wait(BEAT):
+            try:
+                self._runs.beat(self._record, self._where())
+            except Exception:  # noqa: BLE001 - the next one may be written
+                _log.warning("A run did not say that it goes on.", exc_info=True)
 
 
 def encoded(record: Record) -> bytes:

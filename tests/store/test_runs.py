@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 import xxhash
 
-from gpurescue.store.runs import MOST, RUNNING, SILENT
+from gpurescue.store import runs
+from gpurescue.store.runs import MOST, RUNNING, SILENT, Pulse
 from gpurescue.store.store import Store
 
 RUN, OTHER = "ab" * 8, "cd" * 8
@@ -84,6 +86,30 @@ def test_a_beat_tells_when_a_run_was_alive_last(store):
     assert after.record.where.startswith("epoch 1/2, ??xxx")
     assert store.runs.of(RUN) == after
     assert store.runs.of(OTHER) is None
+
+
+def test_a_pulse_beats_until_it_says_how_the_run_has_ended(store, monkeypatch):
+    monkeypatch.setattr(runs, "BEAT", 0.01)
+    said = iter(["first", "second"])
+    heard = threading.Event()
+
+    def where():
+        found = next(said, None)
+        if found is None:
+            heard.set()
+            raise ValueError("A beat that is not written.")
+        return found
+
+    pulse = Pulse(store.runs, RUN, OTHER, where)
+    assert heard.wait(20)
+    going_on = store.runs.of(RUN)
+    pulse.end("finished")
+    over = store.runs.of(RUN)
+    assert going_on is not None
+    assert (going_on.record.where, going_on.record.parent) == ("second", OTHER)
+    assert over is not None
+    assert over.record.state == "finished"
+    assert not [t for t in threading.enumerate() if t.name.endswith(RUN)]
 
 
 def test_the_oldest_of_many_are_forgotten(store):
