@@ -24,7 +24,8 @@ class Outside:
         began: When the run was begun, in seconds since 1970.
         files: Open ones.
         arrays: Those that are files, each with what is to be in it.
-        appended: Files that it was to append to again.
+        appended: Files that it is to append to again.
+        touched: Those of them that somebody has written to since.
         aside: Where what is cut off from those is kept.
         settings: Of torch.
         setup: Of loggers; None for none.
@@ -34,6 +35,7 @@ class Outside:
     files: list[reopening.Standing]
     arrays: list[tuple[Any, Any]]
     appended: tuple[written.Written, ...]
+    touched: tuple[written.Written, ...]
     aside: Path
     settings: dict[str, Any]
     setup: Any
@@ -50,11 +52,13 @@ class Outside:
         folder, files = found[FOLDER], found[FILES]
         ended = store.runs.ended(store.manifest(id)[0].run, id)
         known = {file.path for file in files}
+        appended, touched = written.appended(folder, ended, known)
         return cls(
             began=folder.began,
             files=files,
             arrays=found[MAPS],
-            appended=written.appended(folder, ended, known),
+            appended=appended,
+            touched=touched,
             aside=Path(store.path) / _ASIDE,
             settings=found[MODES],
             setup=found.get(LOGGERS),
@@ -62,14 +66,19 @@ class Outside:
 
     @property
     def told(self) -> str:
-        """What is cut off, as a line; empty if nothing is."""
-        names = [os.path.basename(file.path) for file in self.appended]
-        if not names:
-            return ""
-        return (
-            f"\nCut back to what {', '.join(names)} had then; the rest is kept in "
-            f"{self.aside}."
-        )
+        """What is cut off and what is not, each as a line; empty if nothing was."""
+        told = ""
+        if self.appended:
+            told += (
+                f"\nCut back to what {_named(self.appended)} had then; the rest is "
+                f"kept in {self.aside}."
+            )
+        if self.touched:
+            told += (
+                "\nLeft as they are, as somebody has written to them since: "
+                f"{_named(self.touched)}. What is appended again is there twice."
+            )
+        return told
 
     def go_on(self) -> None:
         """Have all of it as it was; called in the run's thread before anything runs.
@@ -88,3 +97,7 @@ class Outside:
     def close(self) -> None:
         """Nobody goes on with it; nothing was changed."""
         reopening.close(self.files)
+
+
+def _named(files: tuple[written.Written, ...]) -> str:
+    return ", ".join(os.path.basename(file.path) for file in files)

@@ -92,32 +92,37 @@ def _entries(folder: str) -> Iterator[tuple[str, os.stat_result]]:
 
 def appended(
     found: Folder, ended: float, known: Collection[str] = ()
-) -> tuple[Written, ...]:
-    """Files that were appended to since, and by nobody behind the end of the run.
+) -> tuple[tuple[Written, ...], tuple[Written, ...]]:
+    """Files that were appended to since.
 
     Args:
         found: As it was.
         ended: When the run was seen last, in seconds since 1970.
         known: Paths of files that somebody else sees to.
+
+    Returns:
+        Those that nobody has written to behind the end of the run, and the others.
     """
-    return tuple(
-        file
-        for file in found.files
-        if file.path not in known and _is_appended(file, ended + _SLACK)
-    )
+    cut: list[Written] = []
+    touched: list[Written] = []
+    for file in found.files:
+        since = None if file.path in known else _appended(file)
+        if since is not None:
+            (cut if since <= ended + _SLACK else touched).append(file)
+    return tuple(cut), tuple(touched)
 
 
-def _is_appended(file: Written, until: float) -> bool:
+def _appended(file: Written) -> float | None:
+    """When it was appended to last; None if that is not what was done."""
     try:
         seen = os.lstat(file.path)
-        return (
-            stat.S_ISREG(seen.st_mode)
-            and seen.st_size > file.size
-            and seen.st_mtime <= until
-            and reopening.proof(file.path, file.size, file.size) == file.proof
-        )
+        is_longer = stat.S_ISREG(seen.st_mode) and seen.st_size > file.size
+        if not is_longer:
+            return None
+        is_same = reopening.proof(file.path, file.size, file.size) == file.proof
     except OSError:  # it is gone, or somebody else's by now
-        return False
+        return None
+    return seen.st_mtime if is_same else None
 
 
 def cut(files: Sequence[Written], aside: Path) -> None:

@@ -28,12 +28,14 @@ def test_what_was_appended_since_is_cut_off_and_kept(folder: Path) -> None:
     (folder / "anew").write_text("after, and longer\n")
     (folder / "gone").unlink()
     (folder / "made").write_text("after\n")
-    appended = written.appended(found, time.time())
+    appended, touched = written.appended(found, time.time())
+    assert not touched
     assert {x.path for x in appended} == {
         str(folder / "log"),
         str(folder / "inner/log"),
     }
-    assert len(written.appended(found, time.time(), {str(folder / "log")})) == 1
+    others, _ = written.appended(found, time.time(), {str(folder / "log")})
+    assert len(others) == 1
     aside = folder.parent / "aside"
     written.cut(appended, aside)
     texts = {name: (folder / name).read_text() for name in ("log", "inner/log")}
@@ -41,7 +43,7 @@ def test_what_was_appended_since_is_cut_off_and_kept(folder: Path) -> None:
     assert sorted(x.name for x in aside.iterdir()) == ["log.1", "log.2"]
     assert {x.read_text() for x in aside.iterdir()} == {"after\n"}
     assert (folder / "anew").read_text() == "after, and longer\n"
-    assert not written.appended(found, time.time())
+    assert written.appended(found, time.time()) == ((), ())
 
 
 def test_what_somebody_appends_behind_the_end_of_a_run_stays(folder: Path) -> None:
@@ -49,7 +51,9 @@ def test_what_somebody_appends_behind_the_end_of_a_run_stays(folder: Path) -> No
     found = written.read(0.0)
     with open("log", "a") as file:
         file.write("by hand\n")
-    assert not written.appended(found, time.time() - 3600)
+    appended, touched = written.appended(found, time.time() - 3600)
+    assert not appended
+    assert [x.path for x in touched] == [str(folder / "log")]
 
 
 def test_only_files_that_were_written_to_since_the_beginning_are_read(
