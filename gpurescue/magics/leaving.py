@@ -73,23 +73,32 @@ class Leaving:
         job = self._session.alive
         if job is None or job.regular is None:
             return False
-        self._wake(job)
-        if job.run.state is not State.RUNNING:
-            return False
         until = time.monotonic() + self._grace()
+        if job.run.state is State.RUNNING:  # if it is paused from now on, then by this
+            self._suspended = math.inf
+        if not self._is_awake(job):
+            return False
         job.regular.want()
         while job.regular.is_behind and time.monotonic() < until:
-            if job.run.state is not State.RUNNING:
+            if not self._is_awake(job):
                 break
             time.sleep(_PAUSE)
         return not job.regular.is_behind
 
-    def _wake(self, job: Job) -> None:
-        """A front end interrupts the kernel first, and that has paused the run."""
+    def _is_awake(self, job: Job) -> bool:
+        """True for a run that goes on.
+
+        A front end interrupts the kernel first. That has paused the run, or does so at
+        its next statement; it is woken again.
+        """
+        if job.run.state is not State.SUSPENDED:
+            return job.run.state is State.RUNNING
         held = job.run.suspension
         is_recent = time.monotonic() - self._suspended < _RECENT
-        if held is not None and held.is_paused and is_recent:
-            job.run.resume(Restart())
+        if held is None or not held.is_paused or not is_recent:
+            return False
+        job.run.resume(Restart())
+        return True
 
     def _happened(self, event: Event) -> None:
         if isinstance(event, JobSuspended):

@@ -47,6 +47,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
         book.close()
 
 
+def until(happened: Callable[[], bool]) -> None:
+    """Wait for something."""
+    end = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < end, "It did not happen."
+        time.sleep(0.02)
+
+
 def killed(book: Notebook, body: str, folder: Path, num_checkpoints: int) -> None:
     """Run a cell until there are so many checkpoints, and kill the kernel."""
     before = seen = ids(folder)

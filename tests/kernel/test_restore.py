@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from driver import Notebook
-from restoring import ANOTHER, Start, ids, killed, start, went_on
+from restoring import ANOTHER, Start, ids, killed, start, until, went_on
 
 pytest.importorskip("torch")
 
@@ -177,13 +177,15 @@ def test_a_kernel_that_is_sent_away_saves_its_run(
     book = start()
     slow(book)
     assert book.run("%config GpuRescue.seconds_between = 1000").is_ok
-    book.send(f"%%resilient\n{RUN}")
-    time.sleep(2)
-    before = ids(tmp_path) if (tmp_path / ".gpurescue").exists() else set()
+    book.send(f"%%resilient\nopen('begun', 'w').close()\n{RUN}")
+    until((tmp_path / "begun").exists)
+    time.sleep(1)
+    before = ids(tmp_path)
     if way == "SIGTERM":
         os.kill(book.manager.provisioner.pid, signal.SIGTERM)
         book.manager.provisioner.process.wait(20)
     else:
+        book.manager.shutdown_wait_time = 20  # of seconds; it may be a busy machine
         book.manager.shutdown_kernel()
     assert len(ids(tmp_path) - before) == 1
     again = start()
