@@ -47,6 +47,15 @@ def start(tmp_path: Path) -> Iterator[Start]:
         book.close()
 
 
+def ready(start: Start, *cells: str) -> Notebook:
+    """A kernel in which cells have run."""
+    book = start()
+    for cell in cells:
+        done = book.run(cell, timeout=120)
+        assert done.is_ok, done.traceback
+    return book
+
+
 def until(happened: Callable[[], bool]) -> None:
     """Wait for something."""
     end = time.monotonic() + 60

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from driver import Notebook
-from restoring import ANOTHER, Start, ids, killed, start, until, went_on
+from restoring import ANOTHER, Start, ids, killed, ready, start, until, went_on
 
 pytest.importorskip("torch")
 
@@ -177,6 +177,7 @@ def test_a_kernel_that_is_sent_away_saves_its_run(
     book = start()
     slow(book)
     assert book.run("%config GpuRescue.seconds_between = 1000").is_ok
+    assert book.run("%config GpuRescue.grace = 15").is_ok  # it may be a busy machine
     book.send(f"%%resilient\nopen('begun', 'w').close()\n{RUN}")
     until((tmp_path / "begun").exists)
     time.sleep(1)
@@ -185,7 +186,7 @@ def test_a_kernel_that_is_sent_away_saves_its_run(
         os.kill(book.manager.provisioner.pid, signal.SIGTERM)
         book.manager.provisioner.process.wait(20)
     else:
-        book.manager.shutdown_wait_time = 20  # of seconds; it may be a busy machine
+        book.manager.shutdown_wait_time = 40
         book.manager.shutdown_kernel()
     assert len(ids(tmp_path) - before) == 1
     again = start()
@@ -282,12 +283,8 @@ for epoch in range(3):
 def test_a_generator_that_no_name_leads_to_goes_on(
     start: Start, tmp_path: Path
 ) -> None:
-    book = start()
-    assert book.run(ROWS, timeout=60).is_ok
-    assert book.run(OVER_ROWS, timeout=60).is_ok
-    wanted = book.run(DIGEST).stdout
-    book = start()
-    assert book.run(f"{ROWS}\nPACE = 0.02", timeout=60).is_ok
+    wanted = ready(start, ROWS, OVER_ROWS).run(DIGEST).stdout
+    book = ready(start, ROWS, "PACE = 0.02")
     killed(book, f"%%resilient\n{OVER_ROWS}", tmp_path, 2)
     again = start()
     assert went_on(again.run("%restore", timeout=60))
@@ -330,12 +327,8 @@ def test_a_loop_that_no_clock_counts_goes_on(
     start: Start, tmp_path: Path, loop: str
 ) -> None:
     setup = f"{TRAINING}\n{IN_CELL}"
-    book = start()
-    assert book.run(setup, timeout=60).is_ok
-    assert book.run(loop, timeout=60).is_ok
-    wanted = book.run(DIGEST).stdout
-    book = start()
-    assert book.run(f"{setup}\nPACE = 0.2", timeout=60).is_ok
+    wanted = ready(start, setup, loop).run(DIGEST).stdout
+    book = ready(start, setup, "PACE = 0.2")
     killed(book, f"%%resilient\n{loop}", tmp_path, 1)
     again = start()
     assert again.run("%restore --look", timeout=60).is_ok
@@ -370,10 +363,7 @@ def test_a_run_that_is_alive_elsewhere_is_left_alone(
     book = start()
     slow(book)
     book.send(f"%%resilient\n{RUN}")
-    for _ in range(1200):
-        if ids(tmp_path):
-            break
-        time.sleep(0.02)
+    until(lambda: bool(ids(tmp_path)))
     again = start()
     refused = again.run("%restore", timeout=60)
     assert f"alive: process {book.manager.provisioner.pid} on" in refused.traceback

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from restoring import ANOTHER, Start, killed, start, went_on  # noqa: F401
+from restoring import ANOTHER, Start, killed, ready, start, went_on  # noqa: F401
 
 pytestmark = pytest.mark.kernel
 
@@ -89,10 +89,7 @@ def wanted(start: Start, tmp_path: Path) -> str:  # noqa: F811
     (tmp_path / "pkg").mkdir()
     (tmp_path / "pkg" / "__init__.py").write_text("")
     (tmp_path / "pkg" / "inner.py").write_text("total = 0.0\n")
-    book = start()
-    assert book.run(SETUP.format(pace=0.0), timeout=60).is_ok
-    assert book.run(RUN, timeout=60).is_ok
-    return book.run(STATE).stdout
+    return ready(start, SETUP.format(pace=0.0), RUN).run(STATE).stdout
 
 
 @pytest.mark.parametrize("version", ["", ANOTHER], ids=["same", "another"])
@@ -102,9 +99,7 @@ def test_they_have_it_when_the_run_goes_on(
     tmp_path: Path,
     version: str,
 ) -> None:
-    book = start()
-    assert book.run(version).is_ok
-    assert book.run(SETUP.format(pace=0.05), timeout=60).is_ok
+    book = ready(start, version, SETUP.format(pace=0.05))
     killed(book, f"%%resilient\n{RUN}", tmp_path, 2)
     again = start()
     killed(again, "%restore --force", tmp_path, 2)
@@ -126,8 +121,7 @@ def test_what_an_edited_file_says_anew_stays(
     wanted: str,
     tmp_path: Path,
 ) -> None:
-    book = start()
-    assert book.run(SETUP.format(pace=0.05), timeout=60).is_ok
+    book = ready(start, SETUP.format(pace=0.05))
     killed(book, f"%%resilient\n{RUN}", tmp_path, 1)
     text = HELPERS.replace("cache = {}", "cache = {-1: 'edited'}")
     (tmp_path / "helpers.py").write_text(f"# edited\n{text}")
@@ -145,8 +139,7 @@ def test_a_module_that_cannot_be_imported_leaves_all_as_it_was(
     wanted: str,
     tmp_path: Path,
 ) -> None:
-    book = start()
-    assert book.run(SETUP.format(pace=0.05), timeout=60).is_ok
+    book = ready(start, SETUP.format(pace=0.05))
     killed(book, f"%%resilient\n{RUN}", tmp_path, 1)
     again = start()
     assert again.run("import helpers; helpers.counter = -5", timeout=60).is_ok

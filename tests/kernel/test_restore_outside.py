@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from restoring import Start, killed, start, went_on
+from restoring import Start, killed, ready, start, went_on
 
 pytest.importorskip("torch")
 
@@ -62,16 +62,11 @@ FILES = ("log.csv", "raw", "train.log", "root.log", "steps.txt")
 def test_files_and_logs_end_as_those_of_a_run_that_nobody_killed(
     start: Start, tmp_path: Path
 ) -> None:
-    whole = start()
-    assert whole.run(LOGGING, timeout=60).is_ok
-    assert whole.run(RUN, timeout=60).is_ok
-    whole.close()
+    ready(start, LOGGING, RUN).close()
     wanted = {name: (tmp_path / name).read_bytes() for name in FILES}
     for name in FILES:
         (tmp_path / name).unlink()
-    book = start()
-    assert book.run(LOGGING, timeout=60).is_ok
-    assert book.run("PACE = 0.03").is_ok
+    book = ready(start, LOGGING, "PACE = 0.03")
     killed(book, f"%%resilient\n{RUN}", tmp_path, 2)
     for seconds in (0.3, 1.2, 2.0):  # while it is brought back
         again = start()
@@ -95,9 +90,7 @@ def test_files_and_logs_end_as_those_of_a_run_that_nobody_killed(
 def test_a_file_that_was_changed_since_is_named_and_nothing_is_cut(
     start: Start, tmp_path: Path
 ) -> None:
-    book = start()
-    assert book.run(LOGGING, timeout=60).is_ok
-    assert book.run("PACE = 0.03").is_ok
+    book = ready(start, LOGGING, "PACE = 0.03")
     killed(book, f"%%resilient\n{RUN}", tmp_path, 1)
     book.client.stop_channels()
     changed = tmp_path / "train.log"
@@ -177,17 +170,13 @@ print(digest(fig), repr(losses), kinds, left.figure is fig, net.dynamo_ctx._dyna
 def test_figures_and_compiled_models_end_as_if_nobody_had_killed_the_run(
     start: Start, tmp_path: Path
 ) -> None:
-    whole = start()
-    assert whole.run(DRAWING, timeout=60).is_ok
-    assert whole.run(DRAW, timeout=120).is_ok
+    whole = ready(start, DRAWING, DRAW)
     seen = whole.run(SEEN)
     assert seen.is_ok, seen.traceback
     wanted = seen.stdout
     assert "OptimizedModule" in wanted
     whole.close()
-    book = start()
-    assert book.run(DRAWING, timeout=60).is_ok
-    assert book.run("PACE = 0.1").is_ok
+    book = ready(start, DRAWING, "PACE = 0.1")
     killed(book, f"%%resilient\n{DRAW}", tmp_path, 2)
     again = start()
     killed(again, "%restore", tmp_path, 2)

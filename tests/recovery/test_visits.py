@@ -76,6 +76,14 @@ class Scene:
         while len(self.watcher.lines) < count and time.monotonic() < deadline:
             time.sleep(0.01)
 
+    def next_traces(self, num: int) -> list[object]:
+        """What the run finds traced the next times that it looks."""
+        traces: list[object] = self.book.names["traces"]
+        begin = len(traces)
+        while len(traces) < begin + num:
+            time.sleep(0.01)
+        return traces[begin:]
+
     def end(self) -> None:
         self.visits.close()
         self.stop.set()
@@ -100,12 +108,9 @@ def test_nothing_is_traced_between_two_visits_and_no_frame_is_kept():
     scene.wait_for(2)
     scene.visits.close()
     time.sleep(0.2)
-    traces = scene.book.names["traces"]
-    num = len(traces)
-    while len(traces) < num + 20:
-        time.sleep(0.01)
+    traces = scene.next_traces(20)
     scene.end()
-    assert not any(traces[num + 5 :])
+    assert not any(traces[5:])
     assert len(alive) <= 1
 
 
@@ -125,12 +130,9 @@ def test_a_look_is_over_in_time_though_its_frame_never_comes_by(monkeypatch):
     scene.wait_for(2)
     scene.visits.close()
     time.sleep(0.5)
-    traces = scene.book.names["traces"]
-    num = len(traces)
-    while len(traces) < num + 20:
-        time.sleep(0.01)
+    traces = scene.next_traces(20)
     scene.end()
-    assert not any(traces[num:])
+    assert not any(traces)
 
 
 def test_a_debuggers_trace_is_left_alone():
