@@ -22,17 +22,21 @@ if TYPE_CHECKING:
         Suspended,
         UsageError,
     )
+    from gpurescue.hindsight.recorder import arg, log
     from gpurescue.magics.api import (
         at,
         checkpoints,
         fix,
         frames,
+        logs,
         plan,
         rescue,
         resilient,
         restore,
         resume,
+        runs,
         skipped,
+        sql,
         suspension,
         verify,
     )
@@ -48,17 +52,22 @@ __all__ = [
     "Suspension",
     "UsageError",
     "__version__",
+    "arg",
     "at",
     "checkpoints",
     "fix",
     "frames",
     "load_ipython_extension",
+    "log",
+    "logs",
     "plan",
     "rescue",
     "resilient",
     "restore",
     "resume",
+    "runs",
     "skipped",
+    "sql",
     "suspension",
     "unload_ipython_extension",
     "verify",
@@ -79,15 +88,19 @@ _HOMES = {
         "checkpoints",
         "fix",
         "frames",
+        "logs",
         "plan",
         "rescue",
         "resilient",
         "restore",
         "resume",
+        "runs",
         "skipped",
+        "sql",
         "suspension",
         "verify",
     ),
+    "gpurescue.hindsight.recorder": ("arg", "log"),
     "gpurescue.recovery.suspension": ("Suspension",),
 }
 
@@ -101,8 +114,9 @@ def __getattr__(name: str) -> Any:
         except metadata.PackageNotFoundError:  # a working tree on the path
             return "0+source"
     for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(home), name)
+        if name in names:  # looked up once: ``log`` is called in loops
+            found = globals()[name] = getattr(import_module(home), name)
+            return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from gpurescue.errors import UsageError
+from gpurescue.hindsight import recorder, tables
+from gpurescue.hindsight.records import Records
 from gpurescue.magics import extension, kept, looking
 from gpurescue.magics.rendering import in_one_sentence
 from gpurescue.magics.session import Options, Skipped
@@ -18,31 +21,33 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def resilient(
-    body: str,
-    *,
-    park: bool = False,
-    fresh: bool = False,
-    journal: bool = False,
-    budget: float | None = None,
-) -> None:
+class Given(TypedDict, total=False):
+    """Options of a run, as ``Options`` has them."""
+
+    park: bool
+    fresh: bool
+    journal: bool
+    budget: float | None
+    settings: Mapping[str, Any]
+
+
+def resilient(body: str, **options: Unpack[Given]) -> None:
     """``%%resilient``: run the source of a cell, and wait until it is parked or over.
 
     Args:
         body: The source of the cell.
-        park: Wait for a person in any client.
-        fresh: Abandon the parked run first.
-        journal: Keep what ``--iteration`` needs of every round, whatever it costs.
-        budget: Percent of the run's time that checkpoints may cost; 0 to take none,
-            None as configured.
+        options: ``park``: wait for a person in any client; ``fresh``: abandon the
+            parked run first; ``journal``: keep what ``--iteration`` needs of every
+            round, whatever it costs; ``budget``: percent of the run's time that
+            checkpoints may cost, 0 to take none, None as configured; ``settings``:
+            values of the run's arguments, by name (see ``gpurescue.arg``).
 
     Raises:
         Suspended: It is parked.
     """
     with in_one_sentence():
         front = extension.current()
-        options = Options(park=park, fresh=fresh, journal=journal, budget=budget)
-        waiter = front.begin(textwrap.dedent(body), options)
+        waiter = front.begin(textwrap.dedent(body), Options(**options))
         waiter.wait()
         front.settle(waiter.job)
 
@@ -190,3 +195,57 @@ def rescue() -> str:
     """``%rescue``: what the run is doing, what was patched, and how to go on."""
     with in_one_sentence():
         return looking.state(extension.current())
+
+
+def runs(folder: Path | str | None = None) -> pd.DataFrame:
+    """All runs of this notebook, oldest first, with their arguments as columns.
+
+    Args:
+        folder: The store, such as ``.gpurescue`` of another notebook.
+
+    Raises:
+        UsageError: gpurescue is not loaded, and no folder is given.
+        Refused: There are no records.
+    """
+    return tables.runs(_records(folder))
+
+
+def logs(
+    *names: str,
+    runs: Iterable[str] | None = None,
+    folder: Path | str | None = None,
+) -> pd.DataFrame:
+    """What runs have logged, by run, version, epoch and step; a column for each name.
+
+    Args:
+        names: Of the values; all, if none are given.
+        runs: Ids of runs, or how they begin; all, if None.
+        folder: The store, such as ``.gpurescue`` of another notebook.
+
+    Raises:
+        UsageError: There is no such run, or nothing of such a name.
+        Refused: There are no records.
+    """
+    return tables.logs(_records(folder), names, runs)
+
+
+def sql(query: str, folder: Path | str | None = None) -> pd.DataFrame:
+    """The answer to a query in SQL; see FORMAT.md for what can be asked.
+
+    Args:
+        query: One ``SELECT``.
+        folder: The store, such as ``.gpurescue`` of another notebook.
+
+    Raises:
+        UsageError: SQLite does not take it.
+        Refused: There are no records.
+    """
+    return tables.sql(_records(folder), query)
+
+
+def _records(folder: Path | str | None) -> Records:
+    """Those of a folder, or of this notebook."""
+    with in_one_sentence():
+        path = extension.current().keeper.path if folder is None else Path(folder)
+        recorder.settle()
+        return Records(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable
 
@@ -10,11 +11,13 @@ from gpurescue.magics import keeping, kept, rendering, scripts
 from gpurescue.magics.files import Files
 from gpurescue.magics.keeping import Keeper
 from gpurescue.magics.panels import Panels
+from gpurescue.magics.recording import Recording
 from gpurescue.magics.scene import Scene
 from gpurescue.magics.scripts import Script
 from gpurescue.magics.session import GoingOn, Job, Options, Session
 from gpurescue.magics.shell import Shell
 from gpurescue.magics.waiting import Waiter
+from gpurescue.recovery import own
 from gpurescue.recovery.engine import State
 from gpurescue.recovery.plan import Action, Plan, Restart
 from gpurescue.recovery.visits import Visits
@@ -92,9 +95,12 @@ class Front:
         )
         return self._waiter(started)
 
-    def _attach(self, job: Job, budget: float | None) -> Callable[[], None]:
-        """Have checkpoints of a run taken."""
-        clock = job.run.clock
+    def _attach(self, job: Job, options: Options) -> Callable[[], None]:
+        """Have a run recorded, and checkpoints of it taken."""
+        clock, id = job.run.clock, secrets.token_hex(8)
+        recording = Recording(self.keeper, self.modules, job, id)
+        with own.harmless("The run is not recorded."):
+            recording.start(options.settings)
         scene = Scene(
             script=lambda: job.script,
             namespace=self.session.namespace,
@@ -102,15 +108,21 @@ class Front:
             modules=self.modules,
             where=clock.__str__,
             surroundings=self.surroundings,
+            logged=recording.num_logged,
+            settle=recording.settle,
+            settings=options.settings,
         )
-        job.regular = regular = self.keeper.regular(scene, budget, job.parent)
+        job.regular = regular = self.keeper.regular(
+            scene, id, options.budget, job.parent
+        )
         if regular is None:
-            return lambda: None
+            return recording.ended
         visits = Visits(job.run, regular)
         visits.start()
 
         def ended() -> None:
             visits.close()
+            recording.ended()
             keeping.ended(regular, lambda: job.run.wait(_PATIENCE).value)
 
         return ended

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +46,9 @@ class GpuRescue(Configurable):
         help="a variable by which the best checkpoint of a run is kept, such as "
         "'min val_loss' or 'max accuracy'",
     ).tag(config=True)
+    records = Bool(
+        True, help="record versions, arguments and logged values of all runs"
+    ).tag(config=True)
     folder = Unicode(
         "", help=f"where checkpoints are; {FOLDER} beside the notebook if empty"
     ).tag(config=True)
@@ -87,12 +89,17 @@ class Keeper:
         Store(self.path, key=key(create=True)).trust(id)
 
     def regular(
-        self, scene: Scene, budget: float | None = None, parent: str | None = None
+        self,
+        scene: Scene,
+        run: str,
+        budget: float | None = None,
+        parent: str | None = None,
     ) -> Regular | None:
         """What takes checkpoints of a run that is about to begin; None for none.
 
         Args:
             scene: The run, as it is written down.
+            run: Its id.
             budget: Percent of its time that they may cost; as configured, if None.
             parent: The checkpoint that the run goes on from.
 
@@ -108,7 +115,7 @@ class Keeper:
             min_interval=self.settings.seconds_between,
             mtbf=None if hours is None else hours * 3600,
         )
-        path, run = self.path, secrets.token_hex(8)
+        path = self.path
         rules = _rules(self.settings.best)
         keeping = Keeping(parent=parent, rules=rules, where=scene.where)
         scene.metric, scene.before = keeping.rules.metric, self._checked

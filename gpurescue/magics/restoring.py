@@ -17,7 +17,7 @@ from gpurescue.magics import kept, scene, scripts
 from gpurescue.magics.front import Front
 from gpurescue.magics.imported import Imported
 from gpurescue.magics.outside import Outside
-from gpurescue.magics.scene import CELL, MODULES, VERSIONS
+from gpurescue.magics.scene import CELL, MODULES, SETTINGS, VERSIONS
 from gpurescue.magics.scripts import Script
 from gpurescue.magics.session import GoingOn, Options
 from gpurescue.magics.waiting import Waiter
@@ -110,6 +110,7 @@ def _brought_back(
             found = objects.load(store, id, names, ready=imports.fill)
             outside = Outside.of(found, store, id)
             script, clock = _script(found), Clock()
+            settings = found.get(SETTINGS, {})
             body = _body(found, names, clock)
             edited = _take_over(names, found, before)
     except BaseException:
@@ -124,6 +125,7 @@ def _brought_back(
         body=body,
         on_start=outside.go_on,
         edit=lambda redefinitions: carry(edited, names, redefinitions),
+        settings=settings,
     )
     return script, again, outside
 

@@ -8,7 +8,7 @@ import math
 import platform
 import sys
 from collections.abc import Callable, Container, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -34,8 +34,8 @@ from gpurescue.state.surroundings import Surroundings
 from gpurescue.store.catalog import METRICS, WHERE
 
 CELL, MODES, LOGGERS = "<cell>", "<modes>", "<loggers>"  # variables that no user has
-FOLDER = "<folder>"
-VERSIONS, MODULES = "versions", "modules"  # notes
+FOLDER, SETTINGS = "<folder>", "<settings>"
+VERSIONS, MODULES, LOGGED = "versions", "modules", "logged"  # notes
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,6 +51,9 @@ class Scene:
         surroundings: Of the process.
         metric: The variable by which checkpoints are the best; None for none.
         before: Called first.
+        logged: Says how many values it has logged.
+        settle: Waits until those are written down.
+        settings: Values of its arguments, by name, that it was started with.
     """
 
     script: Callable[[], Script]
@@ -61,6 +64,9 @@ class Scene:
     surroundings: Surroundings
     metric: str | None = None
     before: Callable[[], None] = lambda: None
+    logged: Callable[[], int] = int
+    settle: Callable[[], None] = lambda: None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, frame: FrameType, anyway: bool) -> State | None:
         """What it consists of, with ``frame`` at the top of a round of its loop.
@@ -85,9 +91,11 @@ class Scene:
             METRICS: _metrics(self.metric, variables),
             VERSIONS: versions(),
             MODULES: list(modules),
+            LOGGED: self.logged(),
         }
         own = {CELL: script.recipe, MODES: modes.read()}
         variables |= own | {LOGGERS: self.surroundings.loggers.read()}
+        variables[SETTINGS] = dict(self.settings)
         variables[FOLDER] = written.read(self.surroundings.began)
         if stack is None:
             notes[STAYS] = why
@@ -102,6 +110,7 @@ class Scene:
             program=self._program(sources, others),
             is_whole=stack is not None,
             is_urgent=anyway,
+            settle=self.settle,
         )
 
     def _program(self, sources: dict[str, str], others: Set[str]) -> Program:

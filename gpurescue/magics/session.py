@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 _PATIENCE = 10.0
 
 Bind = Callable[[], None]
-Attach = Callable[["Job", float | None], Callable[[], None]]
+Attach = Callable[["Job", "Options"], Callable[[], None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +45,14 @@ class Options:
         fresh: Abandon the parked run first.
         journal: Keep what ``--iteration`` needs of every round, whatever it costs.
         budget: Percent of the run's time that checkpoints may cost; None as configured.
+        settings: Values of its arguments, by name, in the place of their defaults.
     """
 
     park: bool = False
     fresh: bool = False
     journal: bool = False
     budget: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,12 +121,14 @@ class GoingOn:
         body: What is left of the cell.
         on_start: Called in the run's thread, just before it goes on.
         edit: Redefines what was edited since, as soon as its frames are there.
+        settings: Values of its arguments, by name, that it was started with.
     """
 
     checkpoint: str
     body: Body
     on_start: Callable[[], None]
     edit: Callable[[Redefinitions], None]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
@@ -145,8 +149,8 @@ class Session:
 
     Attributes:
         prepare: Called before a run begins; told what it redefines is the run's.
-        attach: Called with the budget for checkpoints before a run begins; what it
-            gives is called once the run is over.
+        attach: Called with the options of a run before it begins; what it gives is
+            called once the run is over.
     """
 
     def __init__(
@@ -159,7 +163,7 @@ class Session:
         self.runtime = runtime
         self.bus = bus or Bus()
         self.prepare: Callable[[Redefinitions], None] = lambda redefinitions: None
-        self.attach: Attach = lambda job, budget: lambda: None
+        self.attach: Attach = lambda job, options: lambda: None
         self.job: Job | None = None
 
     # -- looking -------------------------------------------------------------------
@@ -260,10 +264,12 @@ class Session:
             parks=parks,
         )
         job = Job(run=run, script=script, bind=bind)
-        job.parent = None if again is None else again.checkpoint
+        if again is not None:
+            job.parent = again.checkpoint
+            options = dataclasses.replace(options, settings=again.settings)
         hooks.on_wake = lambda: job.bind()
         redefinitions.subscribe(lambda old, new: self._patched(job, old, new))
-        ends.callback(self.attach(job, options.budget))
+        ends.callback(self.attach(job, options))
         ends.callback(self.runtime.watch(foreign.held))
         self.prepare(redefinitions)
         if again is not None:

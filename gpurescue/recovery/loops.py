@@ -58,6 +58,11 @@ def loop_iterator(iterable: Iterable[Any]) -> Iterator[Any]:
     return iterator if type(iterator) in _reiterable else reiterable(iterator)
 
 
+def current() -> Clock | None:
+    """The clock of the run that the calling thread is of; None outside of runs."""
+    return _clocks.get(threading.get_ident())
+
+
 def passes_on(iterator: object, wanted: object) -> bool:
     """True if ``wanted``, asked through ``iterator``, may fail and be asked again.
 

@@ -77,6 +77,7 @@ class State:
         is_whole: True if its frames are there, so that it can go on from here.
         is_urgent: True to take it although a backward pass could not go on from here;
             a better place may come.
+        settle: Called in the background: what must last before this does.
     """
 
     variables: Mapping[str, object]
@@ -86,6 +87,7 @@ class State:
     program: graph.Program = _NONE
     is_whole: bool = True
     is_urgent: bool = True
+    settle: Callable[[], None] = lambda: None
 
 
 def capture(

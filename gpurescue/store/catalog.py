@@ -24,6 +24,7 @@ import msgspec
 from msgspec import Meta
 
 from gpurescue.errors import Locked, NotWritten
+from gpurescue.store.database import connected, is_busy
 from gpurescue.store.files import FILE_MODE, UNFINISHED
 from gpurescue.store.format import Chunk, Identity, Manifest, Natural, Signed, Time
 
@@ -36,7 +37,6 @@ Place = Annotated[str, Meta(pattern="^[ -~]{0,100}$")]
 Metrics = Annotated[
     dict[Annotated[str, Meta(pattern="^[ -~]{1,100}$")], float], Meta(max_length=100)
 ]
-_WAIT = 30.0  # seconds for another process
 _TABLES = (
     "CREATE TABLE checkpoints (id TEXT PRIMARY KEY, run TEXT NOT NULL, "
     "number INTEGER NOT NULL, parent TEXT, created REAL NOT NULL, "
@@ -118,7 +118,7 @@ class Catalog:
                 tables = {sql for (sql,) in found.execute(text)}
                 return version == VERSION and tables == set(_TABLES)
         except _BROKEN as error:
-            return _is_busy(error)
+            return is_busy(error)
 
     def _is_trapped(self) -> bool:
         """True if SQLite would do more than to roll back: remove a file it is told."""
@@ -137,7 +137,7 @@ class Catalog:
         made = self._path.with_name(f"{UNFINISHED}{secrets.token_hex(8)}")
         try:
             os.close(os.open(made, os.O_CREAT | os.O_EXCL, FILE_MODE))
-            with _connected(made) as found:
+            with connected(made) as found:
                 self._fill(found)
             for suffix in ("-journal", "-wal", "-shm"):
                 with contextlib.suppress(FileNotFoundError):
@@ -166,7 +166,7 @@ class Catalog:
     def _connected(self) -> Iterator[sqlite3.Connection]:
         """A connection of its own for each thread and each use: all are short."""
         if self._memory is None:
-            with _connected(self._path) as found:
+            with connected(self._path) as found:
                 yield found
         else:
             with self._lock, self._memory:
@@ -184,7 +184,7 @@ class Catalog:
                 with self._connected() as found:
                     return work(found)
             except (*_BROKEN, _Rotten) as error:
-                if _is_busy(error):
+                if is_busy(error):
                     raise Locked(
                         f"{self._path} is in use by another process."
                     ) from error
@@ -299,21 +299,6 @@ class _Rotten(Exception):
     """A row is not as it was written."""
 
 
-@contextlib.contextmanager
-def _connected(path: Path) -> Iterator[sqlite3.Connection]:
-    # One that was removed meanwhile is not to be made anew, with nothing in it.
-    uri = f"{path.absolute().as_uri()}?mode=rw"
-    connection = sqlite3.connect(uri, uri=True, timeout=_WAIT)
-    try:
-        connection.execute("PRAGMA trusted_schema = OFF")
-        connection.execute("PRAGMA cell_size_check = ON")
-        connection.text_factory = lambda data: data.decode(errors="replace")
-        with connection:
-            yield connection
-    finally:
-        connection.close()
-
-
 def _rows(found: sqlite3.Connection, run: str | None) -> list[Row]:
     """Rows, all of which are as they were written.
 
@@ -343,11 +328,6 @@ def _seal(values: Sequence[Any], key: bytes | None = None) -> bytes:
 
 def _bytes(value: Any) -> bytes:
     return value if isinstance(value, bytes) else b""
-
-
-def _is_busy(error: Exception) -> bool:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says why
-    return code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def _age(one: Signed) -> tuple[float, int]:

@@ -302,6 +302,7 @@ class Checkpointer:
             NotWritten: The disk is full, or broken; it stays in memory.
             Locked: Another process collects garbage; it stays in memory.
         """
+        job.settle()
         job.add_sources()
         self._newest.drop_oldest()
         job.snapshot.identify()

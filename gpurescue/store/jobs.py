@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ class Job:
     Attributes:
         snapshot: Of the memory.
         sources: Texts of the code that runs, by the name of each.
+        settle: Called before it is written: what must last before it does.
 
     For the others see ``Manifest``.
     """
@@ -39,6 +40,7 @@ class Job:
     lost: dict[str, str]
     notes: dict[str, Any]
     sources: Mapping[str, str]
+    settle: Callable[[], None] = lambda: None
 
     def add(self, texts: Mapping[str, bytes]) -> None:
         """Add objects."""
@@ -100,6 +102,7 @@ def job_of(
         lost=captured.lost,
         notes=notes,
         sources=dict(state.sources),
+        settle=state.settle,
     )
     made.add({GRAPH: captured.objects, STREAMS: captured.streams})
     made.add({SURROUNDINGS: state.surroundings})

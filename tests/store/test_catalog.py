@@ -159,8 +159,8 @@ def test_a_disk_with_no_room_for_it(store, monkeypatch):
             found.execute("PRAGMA max_page_count = 1")  # it cannot grow
             yield found
 
-    real = catalog._connected
-    monkeypatch.setattr(catalog, "_connected", full)
+    real = catalog.connected
+    monkeypatch.setattr(catalog, "connected", full)
     values = {f"x{n}": b"%d" % n for n in range(300)}
     made = saving.save(store, values)
     assert [row.id for row in store.rows()] == [made.id]
