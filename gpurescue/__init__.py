@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gpurescue.magics.api import (
         at,
         checkpoints,
+        diff,
         fix,
         frames,
         logs,
@@ -55,6 +56,7 @@ __all__ = [
     "arg",
     "at",
     "checkpoints",
+    "diff",
     "fix",
     "frames",
     "load_ipython_extension",
@@ -86,6 +88,7 @@ _HOMES = {
     "gpurescue.magics.api": (
         "at",
         "checkpoints",
+        "diff",
         "fix",
         "frames",
         "logs",

@@ -16,7 +16,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from gpurescue.errors import Locked, NotWritten, Refused
+from gpurescue.errors import Damaged, Locked, NotWritten, Refused
 from gpurescue.store import database
 from gpurescue.store.files import FILE_MODE, UNFINISHED, Folder
 from gpurescue.store.locks import ALONE, locked
@@ -113,8 +113,8 @@ class Records:
                     "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"
                 )
                 is_ours = {sql for (sql,) in rows} == set(_TABLES)
-        except (sqlite3.Error, UnicodeDecodeError) as error:
-            raise Refused(f"{self.path} cannot be read: {error}.") from error
+        except (Damaged, UnicodeDecodeError) as error:
+            raise Refused(str(error)) from error
         if version != VERSION or not is_ours:
             raise Refused(
                 f"{self.path} is not as gpurescue makes it (its version is {version}, "
@@ -160,10 +160,17 @@ class Records:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection that cannot change anything."""
-        with database.connected(self.path) as found:
-            found.execute("PRAGMA query_only = ON")
-            yield found
+        """A connection that cannot change anything.
+
+        Raises:
+            Damaged: The file is not a database any more.
+        """
+        try:
+            with database.connected(self.path) as found:
+                found.execute("PRAGMA query_only = ON")
+                yield found
+        except sqlite3.Error as error:
+            raise Damaged(f"{self.path} cannot be read: {error}.") from error
 
 
 def _empty() -> bytes:

@@ -118,17 +118,18 @@ def _chosen(
         "ORDER BY began"
     )
     known = {row[0]: row for row in found.execute(text)}
-    ids = list(known) if runs is None else [_whole(run, known) for run in runs]
+    ids = list(known) if runs is None else [whole(found, run) for run in runs]
     return [(id, known[id][2], _pieces(id, known)) for id in ids]
 
 
-def _whole(name: str, known: Iterable[str]) -> str:
-    """The one id that begins so.
+def whole(found: sqlite3.Connection, name: str) -> str:
+    """The id of a run, of which only the beginning may be given.
 
     Raises:
-        UsageError: None does, or several do.
+        UsageError: There is none, or there are several.
     """
-    fitting = [id for id in known if id.startswith(name)]
+    text = "SELECT id FROM _runs WHERE substr(id, 1, length(?1)) = ?1"
+    fitting = [str(id) for (id,) in found.execute(text, (name,))]
     if len(fitting) != 1 or not name:
         told = f"are {len(fitting)} runs" if fitting else "is no run"
         raise UsageError(f"There {told} whose id begins with {name!r}.")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from gpurescue.errors import UsageError
-from gpurescue.hindsight import recorder, tables
+from gpurescue.hindsight import comparing, recorder, tables
+from gpurescue.hindsight.comparing import Difference
 from gpurescue.hindsight.records import Records
 from gpurescue.magics import extension, kept, looking
 from gpurescue.magics.rendering import in_one_sentence
@@ -207,7 +208,8 @@ def runs(folder: Path | str | None = None) -> pd.DataFrame:
         UsageError: gpurescue is not loaded, and no folder is given.
         Refused: There are no records.
     """
-    return tables.runs(_records(folder))
+    with in_one_sentence():
+        return tables.runs(_records(folder))
 
 
 def logs(
@@ -226,7 +228,8 @@ def logs(
         UsageError: There is no such run, or nothing of such a name.
         Refused: There are no records.
     """
-    return tables.logs(_records(folder), names, runs)
+    with in_one_sentence():
+        return tables.logs(_records(folder), names, runs)
 
 
 def sql(query: str, folder: Path | str | None = None) -> pd.DataFrame:
@@ -240,12 +243,28 @@ def sql(query: str, folder: Path | str | None = None) -> pd.DataFrame:
         UsageError: SQLite does not take it.
         Refused: There are no records.
     """
-    return tables.sql(_records(folder), query)
+    with in_one_sentence():
+        return tables.sql(_records(folder), query)
+
+
+def diff(first: str, second: str, folder: Path | str | None = None) -> Difference:
+    """What is not the same in two runs: code, arguments, environment.
+
+    Args:
+        first: The id of a run, or how it begins.
+        second: That of the other one.
+        folder: The store, such as ``.gpurescue`` of another notebook.
+
+    Raises:
+        UsageError: There is no such run, or there are several.
+        Refused: There are no records.
+    """
+    with in_one_sentence():
+        return comparing.diff(_records(folder), first, second)
 
 
 def _records(folder: Path | str | None) -> Records:
     """Those of a folder, or of this notebook."""
-    with in_one_sentence():
-        path = extension.current().keeper.path if folder is None else Path(folder)
-        recorder.settle()
-        return Records(path)
+    path = extension.current().keeper.path if folder is None else Path(folder)
+    recorder.settle()
+    return Records(path)

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from gpurescue.errors import Locked, NotWritten, Refused, UsageError
+from gpurescue.errors import Damaged, Locked, NotWritten, Refused, UsageError
 from gpurescue.hindsight import journal, tables
 from gpurescue.hindsight.journal import Journal, Origin
 from gpurescue.hindsight.records import NAME, Records
@@ -191,6 +191,15 @@ def test_what_is_no_database_is_refused(tmp_path, content):
     with pytest.raises(Refused):
         Records(tmp_path, create=True)
     assert (tmp_path / NAME).read_bytes() == content
+
+
+def test_a_file_that_has_rotted_is_said(records, tmp_path):
+    wrote(records, A, rows("x", range(2000)))
+    data = bytearray((tmp_path / NAME).read_bytes())
+    data[4096 * 20 :] = b"\x55" * len(data[4096 * 20 :])
+    (tmp_path / NAME).write_bytes(data)
+    with pytest.raises((Damaged, Refused), match="cannot be read"):
+        tables.logs(Records(tmp_path))
 
 
 def test_a_link_is_not_followed(records, tmp_path):
