@@ -11,6 +11,8 @@
         Refused            what is there is no store of ours, or a hostile one
         NotWritten         the disk took no checkpoint; older ones are as they were
         Locked             another process has what is asked for
+      HindsightError
+        CannotPlace        added statements do not fit into an old version
       UsageError           a wrong argument, or the wrong moment
 
 A message says what happened, with the value, and what to do next.
@@ -75,6 +77,14 @@ class Torn(StoreError):
 
 class Locked(StoreError):
     """Another process has what is asked for."""
+
+
+class HindsightError(RescueError):
+    """Something about past runs."""
+
+
+class CannotPlace(HindsightError):
+    """Added statements do not fit into an old version, or not in one place only."""
 
 
 class UsageError(RescueError):
