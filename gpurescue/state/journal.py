@@ -190,9 +190,9 @@ class Mark:
         self._large = [buffer._version for buffer in known.large]
         _copy(known.copies, known.small)  # nobody goes back to an older mark
         found = known.found
-        self._restores = [_read_plain(x) for x in (*found.schedulers, *found.scalers)]
-        self._restores += [_read_groups(optimizer) for optimizer in found.optimizers]
-        self._restores += [_read_generator(stream) for stream in found.generators]
+        self._restores = [read_plain(x) for x in (*found.schedulers, *found.scalers)]
+        self._restores += [read_groups(optimizer) for optimizer in found.optimizers]
+        self._restores += [read_generator(stream) for stream in found.generators]
 
     def problem(self, roots: Iterable[object]) -> str | None:
         """Why the round cannot be taken back; None if it can.
@@ -248,7 +248,7 @@ def _copy(to: list[Any], values: list[Any]) -> None:
             torch._foreach_copy_(to, values)
 
 
-def _read_plain(value: Any) -> Restore:
+def read_plain(value: Any) -> Restore:
     """The attributes of a scheduler or a scaler, which are plain values."""
     attributes = {
         name: _copied(x) if isinstance(x, list | dict) or _is_tensor(x) else x
@@ -265,7 +265,8 @@ def _is_tensor(value: object) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def _read_groups(optimizer: Any) -> Restore:
+def read_groups(optimizer: Any) -> Restore:
+    """Learning rates and the like of an optimizer."""
     before = [
         {k: _copied(v) for k, v in group.items() if k != "params"}
         for group in optimizer.param_groups
@@ -278,7 +279,8 @@ def _read_groups(optimizer: Any) -> Restore:
     return restore
 
 
-def _read_generator(stream: Any) -> Restore:
+def read_generator(stream: Any) -> Restore:
+    """Where a generator of torch or NumPy stands."""
     if hasattr(stream, "bit_generator"):
         state = stream.bit_generator.state
         return lambda: setattr(stream.bit_generator, "state", state)
