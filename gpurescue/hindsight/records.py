@@ -16,10 +16,10 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from gpurescue.errors import Damaged, Locked, NotWritten, Refused
+from gpurescue.errors import Damaged, NotWritten, Refused
 from gpurescue.store import database
 from gpurescue.store.files import FILE_MODE, UNFINISHED, Folder
-from gpurescue.store.locks import ALONE, locked
+from gpurescue.store.locks import ALONE, is_held, locked
 
 NAME = "records.sqlite"
 VERSION = 1
@@ -150,13 +150,7 @@ class Records:
         """Whether a run is in a process of this machine; None if that is not known."""
         if self._locks is None or not run.isalnum():
             return None
-        try:
-            with locked(self._locks, f"record-{run}", ALONE, "It"):
-                return False
-        except Locked:
-            return True
-        except NotWritten:  # a folder that one may only read
-            return None
+        return is_held(self._locks, f"record-{run}")
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:

@@ -7,7 +7,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 
-from gpurescue.errors import Locked
+from gpurescue.errors import Locked, NotWritten
 from gpurescue.store.files import FILE_MODE, Folder, writing
 
 GC = "gc"  # held alone by who removes packs, and by others while they refer to some
@@ -39,3 +39,14 @@ def locked(folder: Folder, name: str, kind: int, what: str) -> Iterator[None]:
         yield
     finally:
         os.close(file)
+
+
+def is_held(folder: Folder, name: str) -> bool | None:
+    """Whether a process has a lock; None in a folder that one may only read."""
+    try:
+        with locked(folder, name, ALONE, "It"):
+            return False
+    except Locked:
+        return True
+    except NotWritten:
+        return None

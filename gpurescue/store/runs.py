@@ -22,10 +22,10 @@ import msgspec
 import xxhash
 from msgspec import Meta, Struct
 
-from gpurescue.errors import Locked, NotWritten, Refused, StoreError
+from gpurescue.errors import NotWritten, Refused, StoreError
 from gpurescue.store.files import Folder, write_all
 from gpurescue.store.format import Identity, Time
-from gpurescue.store.locks import ALONE, locked
+from gpurescue.store.locks import is_held
 
 _log = logging.getLogger(__name__)
 
@@ -183,13 +183,8 @@ class Runs:
     def _is_alive(self, record: Record, beat: float) -> bool:
         if record.host != _plain(socket.gethostname()):
             return time.time() - beat < SILENT
-        try:
-            with locked(self._locks, f"run-{record.run}", ALONE, "It"):
-                return False
-        except Locked:
-            return True
-        except NotWritten:  # a folder that one may only read
-            return time.time() - beat < SILENT
+        is_alive = is_held(self._locks, f"run-{record.run}")
+        return time.time() - beat < SILENT if is_alive is None else is_alive
 
 
 class Pulse:
