@@ -113,13 +113,14 @@ class Recorder:
 
     def settle(self) -> None:
         """Wait until all that was noted by now is written down."""
+        if self._opened is None:
+            return
         if self._is_over.is_set():
             end = time.monotonic() + _PATIENCE
             while self in _open and time.monotonic() < end:
                 time.sleep(0.005)
         else:
-            if self._opened is not None:
-                self._is_ready.wait(_PATIENCE)
+            self._is_ready.wait(_PATIENCE)
             self._do(self._write)
 
     # -- in the background
