@@ -110,6 +110,7 @@ class Recording:
             began=began,
             sources=sources,
             environment=environment.facts(folder),
+            notebook=self._keeper.shell.notebook,
             parent=parent,
             checkpoint=self._job.parent,
             num_before=num_before,

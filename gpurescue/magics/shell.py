@@ -116,9 +116,18 @@ class Shell:
 
     def folders(self) -> list[str]:
         """Where the notebook is: its folder, if a front end names it, and ours."""
-        named = [self.names.get("__vsc_ipynb_file__"), os.environ.get(_SESSION)]
-        found = [os.path.dirname(str(name)) for name in named if name]
+        found = [os.path.dirname(path) for path in self._named()]
         return [os.getcwd(), *(folder for folder in found if os.path.isabs(folder))]
+
+    @property
+    def notebook(self) -> str:
+        """The notebook's name; empty if no front end says it."""
+        return next((os.path.basename(path) for path in self._named()), "")
+
+    def _named(self) -> list[str]:
+        """Paths of the notebook, as front ends name it."""
+        named = [self.names.get("__vsc_ipynb_file__"), os.environ.get(_SESSION)]
+        return [str(name) for name in named if name]
 
     def files(self) -> list[str]:
         """The file names of all cells, oldest first."""

@@ -77,6 +77,11 @@ def test_runs_have_their_arguments_versions_and_outcomes(start: Start) -> None:
     assert shown.value == (
         "(['finished', 'finished', 'failed'], [0.1, 0.5, 0.1], [0, 3, 0], [18, 18, 12])"
     )
+    named = "import os\nos.environ['JPY_SESSION_NAME'] = os.path.abspath('night.ipynb')"
+    assert book.run(named).is_ok
+    assert book.run("%%resilient\nx = 1").is_ok
+    query = "SELECT notebook FROM runs ORDER BY began DESC LIMIT 1"
+    assert book.run(f"gpurescue.sql({query!r}).iloc[0, 0]").value == "'night.ipynb'"
     shown = book.run("found.version.nunique(), found.environment.nunique()")
     assert shown.value == "(2, 1)"
     query = "SELECT count(*) FROM sources WHERE text LIKE '%randn(2, 2, 3)%'"
