@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from gpurescue.source import tree as trees
 
+SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _LIKE = 0.5  # of their words, from which on a statement is an edited one
 
 
@@ -130,7 +131,7 @@ def _edited(
 
 def blocks(node: ast.stmt) -> Iterator[tuple[str, int, list[ast.stmt]]]:
     """The blocks of a statement, also of a function or a class, with their places."""
-    if isinstance(node, _SCOPES):
+    if isinstance(node, SCOPES):
         yield "body", -1, node.body
     yield from trees.child_blocks(node)
 
@@ -159,9 +160,6 @@ def header(node: ast.stmt) -> str:
     for name, value in ast.iter_fields(node):
         setattr(bare, name, _bare(value))
     return ast.unparse(ast.fix_missing_locations(bare))
-
-
-_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def _bare(value: object) -> object:

@@ -14,10 +14,10 @@ import builtins
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from gpurescue.errors import CannotPlace
-from gpurescue.hindsight.added import Group, blocks, header, words
+from gpurescue.hindsight.added import SCOPES, Group, blocks, header, words
+from gpurescue.hindsight.scopes import bound, free, parameters, targets
 from gpurescue.source import names as uses
 
 _WEIGHTS = (1.0, 0.4, 0.2)  # of the first, second and third neighbour on a side
@@ -32,7 +32,6 @@ _HARMLESS = {
     *("set_description", "set_postfix", "write"),
 }
 _LOOPS = (ast.For, ast.AsyncFor, ast.While)
-_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +148,7 @@ def _score(group: Group, slot: Slot) -> float:
 
 def _standing(around: tuple[ast.stmt, ...]) -> list[ast.stmt]:
     """Functions, classes and loops, innermost first: an ``if`` may come and go."""
-    return [n for n in around[::-1] if isinstance(n, (*_SCOPES, *_LOOPS))]
+    return [n for n in around[::-1] if isinstance(n, (*SCOPES, *_LOOPS))]
 
 
 def _at(nodes: Sequence[ast.stmt], at: int) -> ast.stmt | None:
@@ -165,7 +164,7 @@ def _alike(ours: ast.stmt | None, theirs: ast.stmt | None) -> float:
     one, other = header(ours), header(theirs)
     if one == other:
         return 1.0
-    if _shape(ours) == _shape(theirs):
+    if _blanked(ours)[0] == _blanked(theirs)[0]:
         return _SHAPE
     return _WORDS * _common(words(one), words(other))
 
@@ -181,7 +180,7 @@ def _alike_around(ours: ast.stmt | None, theirs: ast.stmt | None) -> float:
     """The same of statements around: a function may have got another name."""
     if ours is None or theirs is None:
         return 1.0 if ours is theirs else 0.0
-    if isinstance(ours, _SCOPES) and type(ours) is type(theirs):
+    if isinstance(ours, SCOPES) and type(ours) is type(theirs):
         return 1.0 if ours.name == theirs.name else 0.5
     return _alike(ours, theirs)
 
@@ -197,17 +196,11 @@ class _Blank(ast.NodeTransformer):
         return ast.Name("_", node.ctx)
 
 
-def _shape(node: ast.stmt) -> tuple[str, int]:
-    """What a statement says but for names of variables, and how many those are."""
+def _blanked(node: ast.stmt) -> tuple[str, list[str]]:
+    """What a statement says but for names of variables, and these in order."""
     blank = _Blank()
     bare = blank.visit(ast.parse(header(node)).body[0])
-    return ast.dump(bare), len(blank.names)
-
-
-def _names_in(node: ast.stmt) -> list[str]:
-    blank = _Blank()
-    blank.visit(ast.parse(header(node)).body[0])
-    return blank.names
+    return ast.dump(bare), blank.names
 
 
 # -- one place only
@@ -268,11 +261,11 @@ def _renamed(group: Group, slot: Slot) -> dict[str, str]:
     """
     votes: dict[str, Counter[str]] = {}
     for ours, theirs in _pairs(group, slot):
-        names = _names_in(ours), _names_in(theirs)
-        if _shape(ours)[0] == _shape(theirs)[0]:
-            for name, other in zip(*names, strict=True):
+        (shape, names), (other_shape, others) = _blanked(ours), _blanked(theirs)
+        if shape == other_shape:
+            for name, other in zip(names, others, strict=True):
                 votes.setdefault(name, Counter())[other] += 1
-    needed = _free(group.nodes)
+    needed = free(group.nodes)
     found = {}
     for name in sorted(needed & votes.keys()):
         if len(votes[name]) > 1:
@@ -293,68 +286,6 @@ def _pairs(group: Group, slot: Slot) -> Iterator[tuple[ast.stmt, ast.stmt]]:
         best, at = max(scores, default=(0.0, 0))
         if best >= _SHAPE:
             yield ours, left.pop(-at)
-
-
-def _free(nodes: Sequence[ast.stmt], known: frozenset[str] = frozenset()) -> set[str]:
-    """Names that statements read, and did not set themselves before.
-
-    Args:
-        nodes: The statements.
-        known: Names that were set before.
-    """
-    found: set[str] = set()
-    for node in nodes:
-        parts = list(blocks(node))
-        inside = known | _targets(node)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            inside = inside.union(_parameters(node), *map(_bound, node.body))
-        found |= _reads(node if not parts else ast.parse(header(node))) - inside
-        for _, _, block in parts:
-            found |= _free(block, inside)
-        known = known | _bound(node)
-    return found
-
-
-def _reads(node: ast.AST) -> set[str]:
-    """Names that are read, but for those of comprehensions and lambdas."""
-    found = {
-        inner.id
-        for inner in ast.walk(node)
-        if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Load)
-    }
-    return found - _inner(node)
-
-
-def _inner(node: ast.AST) -> set[str]:
-    """Names that live inside of comprehensions, lambdas and functions only."""
-    found: set[str] = set()
-    for inner in ast.walk(node):
-        if isinstance(inner, ast.comprehension):
-            found |= {n.id for n in ast.walk(inner.target) if isinstance(n, ast.Name)}
-        elif isinstance(inner, ast.arg):
-            found.add(inner.arg)
-    return found
-
-
-def _bound(node: ast.stmt) -> set[str]:
-    """Names that a statement sets, in its blocks too."""
-    found: set[str] = set()
-    waiting: list[Any] = [node]
-    while waiting:
-        inner = waiting.pop()
-        if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
-            found.add(inner.id)
-        elif isinstance(inner, _SCOPES):
-            found.add(inner.name)
-            continue
-        elif isinstance(inner, ast.Import | ast.ImportFrom):
-            found |= {(x.asname or x.name).partition(".")[0] for x in inner.names}
-        elif isinstance(inner, ast.ExceptHandler) and inner.name:
-            found.add(inner.name)
-        elif isinstance(inner, ast.Lambda | ast.ListComp | ast.SetComp | ast.DictComp):
-            continue
-        waiting += ast.iter_child_nodes(inner)
-    return found
 
 
 class _Names(ast.NodeTransformer):
@@ -379,7 +310,7 @@ def _check_names(nodes: Sequence[ast.stmt], slot: Slot, known: Collection[str]) 
     Raises:
         CannotPlace: Names which.
     """
-    missing = _free(nodes) - {*known, *dir(builtins)}
+    missing = free(nodes) - {*known, *dir(builtins)}
     for name in sorted(missing):
         raise CannotPlace(
             f"There is no `{name}` in front of line {slot.line} of {slot.source}."
@@ -395,23 +326,19 @@ def _known(slot: Slot, trees: Mapping[str, ast.Module]) -> set[str]:
     if scopes:
         found |= _before(slot)
     for scope in scopes[:-1]:
-        found |= _parameters(scope)
+        found |= parameters(scope)
         for node in scope.body:
-            found |= _bound(node)
+            found |= bound(node)
     for name, tree in trees.items():
         is_own = name == slot.source and not scopes
         for node in tree.body:
             if not (is_own and _is_behind(node, slot)):
-                found |= _bound(node)
+                found |= bound(node)
     return found | (_before(slot) if not scopes else set())
 
 
 def _is_behind(node: ast.stmt, slot: Slot) -> bool:
     return node.lineno >= slot.line or node in slot.around
-
-
-def _parameters(scope: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
-    return {inner.arg for inner in ast.walk(scope.args) if isinstance(inner, ast.arg)}
 
 
 def _before(slot: Slot) -> set[str]:
@@ -420,31 +347,16 @@ def _before(slot: Slot) -> set[str]:
     block, at = slot.block, slot.at
     for outer in (*slot.around[::-1], None):
         for node in block[:at]:
-            found |= _bound(node)
+            found |= bound(node)
         if outer is None:
             break
         if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef):
-            return found | _parameters(outer)
+            return found | parameters(outer)
         if isinstance(outer, ast.ClassDef):
             return found
-        found |= _targets(outer)
+        found |= targets(outer)
         block, at = _block_around(slot, outer)
     return found
-
-
-def _targets(node: ast.stmt) -> set[str]:
-    """Names that a compound statement sets by itself."""
-    fields: list[Any] = [getattr(node, "target", None), getattr(node, "test", None)]
-    fields += [item.optional_vars for item in getattr(node, "items", ())]
-    fields += [case.pattern for case in getattr(node, "cases", ())]
-    found: set[str] = set()
-    for part in filter(None, fields):
-        for inner in ast.walk(part):
-            if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
-                found.add(inner.id)
-            elif isinstance(inner, ast.MatchAs | ast.MatchStar) and inner.name:
-                found.add(inner.name)
-    return found | {h.name for h in getattr(node, "handlers", ()) if h.name}
 
 
 def _block_around(slot: Slot, inner: ast.stmt) -> tuple[list[ast.stmt], int]:
@@ -477,6 +389,6 @@ def insert(placed: Sequence[Placed]) -> None:
 
 def set_for_all(group: Group) -> set[str]:
     """Names that a group sets for all functions, as it is in none."""
-    if any(isinstance(node, _SCOPES) for node in group.around):
+    if any(isinstance(node, SCOPES) for node in group.around):
         return set()
-    return set().union(*map(_bound, group.nodes))
+    return set().union(*map(bound, group.nodes))
