@@ -26,6 +26,7 @@ _ENOUGH = 0.6  # of a place's score, of 1
 _MARGIN = 0.12  # between the best place and another one, for the best to be meant
 _SHAPE = 0.95  # statements that differ in the names of variables only
 _WORDS = 0.8  # at most, for statements that have some words in common
+_VOTES = 2  # statements that say so, for a variable to have another name
 _SIMPLE = (ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Expr, ast.Pass)
 _HARMLESS = {
     *("print", "len", "float", "int", "str", "item", "append", "add", "extend"),
@@ -271,21 +272,42 @@ def _renamed(group: Group, slot: Slot) -> dict[str, str]:
         if len(votes[name]) > 1:
             told = " and ".join(sorted(votes[name]))
             raise CannotPlace(f"`{name}` of today's code may be {told} there.")
-        (other,) = votes[name]
-        if other != name:
-            found[name] = other
+        ((other, num_votes),) = votes[name].items()
+        if other == name:
+            continue
+        if num_votes < _VOTES:
+            raise CannotPlace(
+                f"`{name}` of today's code may be {other} there, as one statement says."
+            )
+        found[name] = other
     return found
 
 
 def _pairs(group: Group, slot: Slot) -> Iterator[tuple[ast.stmt, ast.stmt]]:
-    """Statements of today and there that stand for each other, by likeness."""
-    yield from zip(group.around[::-1], slot.around[::-1], strict=False)
-    left = list(slot.block)
-    for ours in group.block:
-        scores = [(_alike(ours, theirs), -n) for n, theirs in enumerate(left)]
+    """Statements of today and there that stand for each other.
+
+    Those around, and by likeness those of the same block and of the blocks around it.
+    """
+    yield from _paired(group.block, slot.block)
+    outer = zip(_standing(group.around), _standing(slot.around), strict=False)
+    for ours, theirs in outer:
+        yield ours, theirs
+        for (*place, block), (*other, there) in zip(
+            blocks(ours), blocks(theirs), strict=False
+        ):
+            if place == other and there is not slot.block:
+                yield from _paired(block, there)
+
+
+def _paired(
+    ours: Sequence[ast.stmt], theirs: Sequence[ast.stmt]
+) -> Iterator[tuple[ast.stmt, ast.stmt]]:
+    left = list(theirs)
+    for node in ours:
+        scores = [(_alike(node, other), -n) for n, other in enumerate(left)]
         best, at = max(scores, default=(0.0, 0))
         if best >= _SHAPE:
-            yield ours, left.pop(-at)
+            yield node, left.pop(-at)
 
 
 class _Names(ast.NodeTransformer):
